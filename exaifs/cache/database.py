@@ -1,0 +1,130 @@
+"""The one SQLite file of a cache directory: opened, checked, and set aside when damaged.
+
+Everything in it can be rebuilt from Supabase and from the content directory; unsent writes are never
+kept here. Calls are synchronous on purpose: a look-up takes microseconds, and a transaction without an
+`await` inside is atomic for every task.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from pathlib import Path
+
+import structlog
+
+_log = structlog.get_logger(__name__)
+
+SCHEMA_VERSION = 1
+"""Raised when the tables change; an index of another version is rebuilt, not migrated."""
+
+_SCHEMA = """
+-- What this file belongs to, and single values: identity, cursor, next_ino.
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+
+-- One row a name that is known to exist. Keys are the bucket's; a directory's key ends in a slash.
+CREATE TABLE entries (
+  parent TEXT NOT NULL,            -- prefix of the directory: '' or ending in a slash
+  component TEXT NOT NULL,         -- last component of the key, without slash
+  kind TEXT NOT NULL,              -- file | dir | symlink
+  ino INTEGER NOT NULL UNIQUE,     -- stable across restarts
+  pending INTEGER NOT NULL,        -- 1: made here and not yet in the bucket
+  marker INTEGER NOT NULL,         -- directories: 1 when a folder marker exists in the bucket
+  version TEXT NOT NULL,           -- '' for directories without marker and for pending files
+  size_bytes INTEGER NOT NULL,
+  mime_type TEXT NOT NULL,
+  etag TEXT NOT NULL,
+  sha256 TEXT,                     -- null: not known
+  file_id TEXT,
+  write_id TEXT,
+  created_ns INTEGER NOT NULL,
+  updated_ns INTEGER NOT NULL,
+  ctime_ns INTEGER NOT NULL,       -- last change of attributes seen here
+  posix TEXT NOT NULL,             -- JSON of model.Posix
+  xattrs TEXT NOT NULL,            -- JSON: name to base64
+  provider_file_ids TEXT NOT NULL, -- JSON
+  PRIMARY KEY (parent, component)
+) WITHOUT ROWID;
+
+-- Directories whose names are all in `entries`.
+CREATE TABLE loaded (
+  prefix TEXT PRIMARY KEY,
+  loaded_at_ns INTEGER NOT NULL    -- wall clock; only compared with the clock of this host
+) WITHOUT ROWID;
+
+-- Complete contents in the content directory, by SHA-256.
+CREATE TABLE contents (
+  sha256 TEXT PRIMARY KEY,
+  size_bytes INTEGER NOT NULL,
+  last_used_ns INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX contents_by_use ON contents (last_used_ns);
+
+-- Versions whose SHA-256 was found by reading them (objects written by other clients).
+CREATE TABLE aliases (
+  version TEXT PRIMARY KEY,
+  sha256 TEXT NOT NULL
+) WITHOUT ROWID;
+"""
+
+
+def open_database(path: Path, identity: str) -> sqlite3.Connection:
+    """Open or create the database for one bucket of one project.
+
+    A file that is damaged, of another schema version or of another identity is renamed to
+    `<name>.damaged-<seconds>` with a log line, and a new one begun.
+
+    Raises:
+        OSError: the directory cannot be written.
+    """
+    if path.exists():
+        problem = _problem(path, identity)
+        if problem is None:
+            return _connect(path)
+        aside = path.with_name(f"{path.name}.damaged-{int(time.time())}")
+        path.rename(aside)
+        for suffix in ("-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        _log.warning("index set aside, rebuilding", reason=problem, kept_as=str(aside))
+    connection = _connect(path)
+    with connection:
+        connection.executescript(_SCHEMA)
+        connection.execute("INSERT INTO meta VALUES ('identity', ?)", (identity,))
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    return connection
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection.row_factory = sqlite3.Row
+    for pragma in (
+        "journal_mode = WAL",
+        # Losing the last transactions in a power cut only costs a refresh.
+        "synchronous = NORMAL",
+        "cache_size = -16384",
+        "temp_store = MEMORY",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+    return connection
+
+
+def _problem(path: Path, identity: str) -> str | None:
+    """Say what is wrong with an existing file; None when it can be used."""
+    connection: sqlite3.Connection | None = None
+    try:
+        connection = _connect(path)
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version != SCHEMA_VERSION:
+            return f"schema version {version}, not {SCHEMA_VERSION}"
+        verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if verdict != "ok":
+            return f"damaged: {verdict}"
+        row = connection.execute("SELECT value FROM meta WHERE name = 'identity'").fetchone()
+        if row is None or row[0] != identity:
+            return "it belongs to another bucket"
+    except sqlite3.DatabaseError as exc:
+        return f"damaged: {exc}"
+    finally:
+        if connection is not None:
+            connection.close()
+    return None

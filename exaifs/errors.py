@@ -1,0 +1,199 @@
+"""Every exception exaifs raises on purpose, and the one errno each of them becomes.
+
+    ExaifsError                      EIO
+    ├── ConfigError                  (command line only: exit code 2)
+    ├── MountError                   (command line only: exit code 4)
+    ├── NotFound                     ENOENT   absence is proven (promise 3)
+    ├── Exists                       EEXIST
+    ├── NotADirectory                ENOTDIR
+    ├── IsADirectory                 EISDIR
+    ├── NotEmpty                     ENOTEMPTY
+    ├── NameTooLong                  ENAMETOOLONG
+    ├── InvalidArgument              EINVAL
+    ├── BadHandle                    EBADF
+    ├── NotPermitted                 EPERM    what a bucket cannot hold: hard links, devices
+    ├── NotSupported                 EOPNOTSUPP
+    ├── ReadOnly                     EROFS
+    ├── FileTooLarge                 EFBIG
+    ├── NoSpace                      ENOSPC   the local cache disk is full
+    ├── NoAttribute                  ENODATA
+    ├── AttributeTooLarge            E2BIG
+    ├── Stale                        ESTALE   the version that was opened is gone
+    └── RemoteError                  EIO
+        ├── Unreachable              EIO      temporary: no answer, or an answer from no Supabase
+        ├── Busy                     EIO      temporary: 423, 429, 5xx; may carry `retry_after_s`
+        ├── Unauthorized             EACCES   the key is missing, wrong, expired or not service_role
+        ├── BucketMissing            EIO
+        ├── SchemaMissing            EIO      `exaifs init` has not been run
+        ├── Rejected                 EINVAL   the server understood and refused: bad key, MIME type
+        └── IntegrityError           EIO      bytes that are not what they should be
+
+`fuse/translate.py` is the only place where an errno leaves for the kernel; `cli` the only one that
+turns these into exit codes. A message says what happened and, for people, what to do next.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import ClassVar
+
+
+class ExaifsError(Exception):
+    """Root of all errors raised on purpose."""
+
+    errno: ClassVar[int] = errno.EIO
+
+
+class ConfigError(ExaifsError):
+    """The environment or a flag is missing or wrong."""
+
+
+class MountError(ExaifsError):
+    """The mount cannot be made: /dev/fuse, the mountpoint or the cache directory is in the way."""
+
+
+class NotFound(ExaifsError):
+    """The name is proven not to exist."""
+
+    errno = errno.ENOENT
+
+
+class Exists(ExaifsError):
+    """The name is taken."""
+
+    errno = errno.EEXIST
+
+
+class NotADirectory(ExaifsError):
+    """A directory is needed."""
+
+    errno = errno.ENOTDIR
+
+
+class IsADirectory(ExaifsError):
+    """A directory cannot be used here."""
+
+    errno = errno.EISDIR
+
+
+class NotEmpty(ExaifsError):
+    """The directory has entries."""
+
+    errno = errno.ENOTEMPTY
+
+
+class NameTooLong(ExaifsError):
+    """A name over 255 bytes, or a path whose object key would pass the store's limit."""
+
+    errno = errno.ENAMETOOLONG
+
+
+class InvalidArgument(ExaifsError):
+    """An argument has a value that no file system could accept."""
+
+    errno = errno.EINVAL
+
+
+class BadHandle(ExaifsError):
+    """A handle that is not open, or not open for this."""
+
+    errno = errno.EBADF
+
+
+class NotPermitted(ExaifsError):
+    """What a bucket cannot hold: hard links, devices, fifos, sockets."""
+
+    errno = errno.EPERM
+
+
+class NotSupported(ExaifsError):
+    """The operation does not exist here."""
+
+    errno = errno.EOPNOTSUPP
+
+
+class ReadOnly(ExaifsError):
+    """The mount is read-only."""
+
+    errno = errno.EROFS
+
+
+class FileTooLarge(ExaifsError):
+    """The file passes the bucket's size limit."""
+
+    errno = errno.EFBIG
+
+
+class NoSpace(ExaifsError):
+    """The local disk has no room for the staged bytes."""
+
+    errno = errno.ENOSPC
+
+
+class NoAttribute(ExaifsError):
+    """No such extended attribute."""
+
+    errno = errno.ENODATA
+
+
+class AttributeTooLarge(ExaifsError):
+    """An extended attribute's value passes the limit."""
+
+    errno = errno.E2BIG
+
+
+class Stale(ExaifsError):
+    """The version that was opened no longer exists and was not cached."""
+
+    errno = errno.ESTALE
+
+
+class RemoteError(ExaifsError):
+    """Supabase did not do what was asked."""
+
+    temporary: ClassVar[bool] = False
+
+
+class Unreachable(RemoteError):
+    """No answer, or one that did not come from Supabase."""
+
+    temporary = True
+
+
+class Busy(RemoteError):
+    """The server asks to try again later.
+
+    Args:
+        message: what it said.
+        retry_after_s: its Retry-After header, where it sent one.
+    """
+
+    temporary = True
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Unauthorized(RemoteError):
+    """The key was refused, or is not a service_role key."""
+
+    errno = errno.EACCES
+
+
+class BucketMissing(RemoteError):
+    """The bucket does not exist."""
+
+
+class SchemaMissing(RemoteError):
+    """The tables or functions of exaifs are not in the database."""
+
+
+class Rejected(RemoteError):
+    """The server understood the request and refused it for good."""
+
+    errno = errno.EINVAL
+
+
+class IntegrityError(RemoteError):
+    """Bytes whose length, ETag or SHA-256 is not what it should be."""
