@@ -48,12 +48,15 @@ class Posix:
     kind: Kind = "file"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the JSON object that the row keeps; what is not recorded is left out."""
+        """Return the JSON object that the row keeps; what is not recorded is left out.
+
+        Nanoseconds travel as text: servers in JavaScript round integers above 2**53.
+        """
         values = {
             "mode": self.mode,
             "uid": self.uid,
             "gid": self.gid,
-            "mtime_ns": self.mtime_ns,
+            "mtime_ns": None if self.mtime_ns is None else str(self.mtime_ns),
             "kind": self.kind,
         }
         return {name: value for name, value in values.items() if value is not None}
@@ -74,6 +77,8 @@ class Posix:
 
 
 def _int_or_none(value: Any, maximum: int) -> int | None:
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
         return None
     return value if 0 <= value <= maximum else None
