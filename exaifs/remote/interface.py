@@ -140,12 +140,24 @@ class Hello:
 
 
 @dataclass(frozen=True, slots=True)
+class Folder:
+    """A prefix that has at least one object below it.
+
+    `exaifs_list_directory` returns each as {"name": text, "marker": record or null}.
+    """
+
+    component: str
+    """Last component of the prefix, without slash."""
+    marker: ObjectRecord | None
+    """The folder marker (`names.PLACEHOLDER`) inside it, whose row keeps the directory's attributes."""
+
+
+@dataclass(frozen=True, slots=True)
 class Listing:
-    """A page of one directory: its objects and the names of its folders, in key order."""
+    """A page of one directory: its objects and its folders, each in key order."""
 
     records: tuple[ObjectRecord, ...]
-    folders: tuple[str, ...]
-    """Last components, without slash, of the prefixes that have at least one object below."""
+    folders: tuple[Folder, ...]
     next_after: str | None
     """Give it as `after` for the next page; None at the end."""
 
