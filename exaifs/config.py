@@ -6,20 +6,48 @@ that no `repr`, log line or traceback shows them.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from typing import Any, Literal
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from exaifs.errors import ConfigError
 
 MIB = 1024 * 1024
+MAX_BUCKET_NAME = 100
+"""Characters; the limit of Supabase Storage."""
+URL_SHAPE = "must look like https://PROJECT.supabase.co"
 
 
 def _names(*names: str) -> AliasChoices:
     return AliasChoices(*names)
+
+
+class _Environment(PydanticBaseSettingsSource):
+    """Reads exactly the names that the fields declare.
+
+    The library's own source also reads a variable called like the field (`UID`, `GID`, `BUCKET`), which
+    other programs set for themselves. An empty variable counts as not set: Compose files pass those.
+    """
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Return the first declared name that is set, its value, and that it is not JSON."""
+        aliases = field.validation_alias
+        for name in aliases.choices if isinstance(aliases, AliasChoices) else ():
+            if isinstance(name, str) and os.environ.get(name, "").strip():
+                return os.environ[name].strip(), name, False
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        """Return what the environment sets, under the names it uses."""
+        found = (
+            self.get_field_value(field, name) for name, field in self.settings_cls.model_fields.items()
+        )
+        return {name: value for value, name, _ in found if value is not None}
 
 
 class Config(BaseSettings):
@@ -49,9 +77,7 @@ class Config(BaseSettings):
     allow_other: bool = Field(default=False, validation_alias=_names("EXAIFS_ALLOW_OTHER"))
     uid: int | None = Field(default=None, ge=0, validation_alias=_names("EXAIFS_UID"))
     gid: int | None = Field(default=None, ge=0, validation_alias=_names("EXAIFS_GID"))
-    umask: Annotated[int, NoDecode] = Field(
-        default=0o022, ge=0, le=0o777, validation_alias=_names("EXAIFS_UMASK")
-    )
+    umask: int = Field(default=0o022, ge=0, le=0o777, validation_alias=_names("EXAIFS_UMASK"))
     request_timeout_s: float = Field(
         default=10.0, gt=0, validation_alias=_names("EXAIFS_REQUEST_TIMEOUT_S")
     )
@@ -64,26 +90,55 @@ class Config(BaseSettings):
         default="auto", validation_alias=_names("EXAIFS_LOG_FORMAT")
     )
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - replaced by ours
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - no file is read behind the user's back
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the key has its own _FILE variable
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take flags, then the environment; nothing else."""
+        return init_settings, _Environment(settings_cls)
+
     @field_validator("umask", mode="before")
     @classmethod
     def _octal(cls, value: Any) -> Any:
         """Read a umask as every shell writes it."""
-        return int(value, 8) if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        try:
+            return int(value, 8)
+        except ValueError:
+            raise ValueError("must be octal, such as 022") from None
 
     @field_validator("supabase_url")
     @classmethod
     def _url(cls, value: str) -> str:
-        if value:
-            parts = urlsplit(value)
-            if parts.scheme not in {"http", "https"} or not parts.hostname:
-                raise ValueError("must look like https://PROJECT.supabase.co")
-            if parts.username or parts.password:
-                raise ValueError("must not contain a user or password")
-        return value.rstrip("/")
+        value = value.strip().rstrip("/")
+        if not value:
+            return ""
+        parts = _split_url(value)
+        if parts.hostname in {"supabase.com", "app.supabase.com"}:
+            raise ValueError(
+                "is the address of the dashboard; the project's own URL, https://PROJECT.supabase.co, "
+                "stands there under Project Settings > Data API"
+            )
+        if parts.path.endswith(("/rest/v1", "/storage/v1", "/auth/v1")):
+            raise ValueError(f"must be the project's URL alone, without {parts.path}")
+        return value
+
+    @field_validator("bucket")
+    @classmethod
+    def _bucket(cls, value: str) -> str:
+        if not value or "/" in value or not value.isprintable() or len(value) > MAX_BUCKET_NAME:
+            raise ValueError("must be the name of a bucket, such as user-files")
+        return value
 
     @property
     def key(self) -> str:
-        """The service_role key, read from its file where one is named.
+        """The service_role key, read from its file where one is named; empty when neither is set.
 
         Raises:
             ConfigError: the file cannot be read.
@@ -116,6 +171,26 @@ class Config(BaseSettings):
                 "Settings > API Keys (service_role or a secret key), or name a file that holds it in "
                 "SUPABASE_SERVICE_ROLE_KEY_FILE."
             )
+        if not (self.key.isascii() and self.key.isprintable()) or " " in self.key:
+            raise ConfigError(
+                "SUPABASE_SERVICE_ROLE_KEY contains characters that no key has (spaces, line breaks, "
+                "quotes from another alphabet): copy it again, whole and alone."
+            )
+
+
+def _split_url(value: str) -> SplitResult:
+    try:
+        parts = urlsplit(value)
+        parts.port  # noqa: B018 - reading it checks it
+    except ValueError:
+        raise ValueError(URL_SHAPE) from None
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError(URL_SHAPE)
+    if parts.username or parts.password:
+        raise ValueError("must not contain a user or password")
+    if parts.query or parts.fragment:
+        raise ValueError("must not contain ? or #")
+    return parts
 
 
 def load(**overrides: Any) -> Config:
@@ -128,6 +203,16 @@ def load(**overrides: Any) -> Config:
     try:
         return Config(**given)
     except ValidationError as exc:
-        first = exc.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{where}: {first['msg']}") from exc
+        problem = exc.errors(include_input=False, include_url=False)[0]
+        where, message = str(problem["loc"][0]), problem["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{_as_written(where, given)}: {message}") from None
+
+
+def _as_written(where: str, given: dict[str, Any]) -> str:
+    """Name a field as the user did: the flag, else the variable."""
+    for name, field in Config.model_fields.items():
+        aliases = field.validation_alias
+        known = aliases.choices if isinstance(aliases, AliasChoices) else ()
+        if where == name or where in known:
+            return f"--{name.replace('_', '-')}" if name in given else where
+    return where
