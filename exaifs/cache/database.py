@@ -22,29 +22,32 @@ _SCHEMA = """
 -- What this file belongs to, and single values: identity, cursor, next_ino.
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 
--- One row a name that is known to exist. Keys are the bucket's; a directory's key ends in a slash.
+-- One row a name that is known to exist. Prefixes are '' for the root, else end in a slash.
 CREATE TABLE entries (
-  parent TEXT NOT NULL,            -- prefix of the directory: '' or ending in a slash
+  parent TEXT NOT NULL,            -- prefix of the directory that holds the name
+  name BLOB NOT NULL,              -- what readdir shows, as bytes (names need not be UTF-8)
   component TEXT NOT NULL,         -- last component of the key, without slash
   kind TEXT NOT NULL,              -- file | dir | symlink
   ino INTEGER NOT NULL UNIQUE,     -- stable across restarts
   pending INTEGER NOT NULL,        -- 1: made here and not yet in the bucket
   marker INTEGER NOT NULL,         -- directories: 1 when a folder marker exists in the bucket
-  version TEXT NOT NULL,           -- '' for directories without marker and for pending files
+  version TEXT NOT NULL,           -- '' for directories and for pending files
   size_bytes INTEGER NOT NULL,
   mime_type TEXT NOT NULL,
   etag TEXT NOT NULL,
   sha256 TEXT,                     -- null: not known
   file_id TEXT,
-  write_id TEXT,
   created_ns INTEGER NOT NULL,
-  updated_ns INTEGER NOT NULL,
-  ctime_ns INTEGER NOT NULL,       -- last change of attributes seen here
+  updated_ns INTEGER NOT NULL,     -- last write, by the server's clock
+  ctime_ns INTEGER NOT NULL,       -- last change of data or attributes
   posix TEXT NOT NULL,             -- JSON of model.Posix
   xattrs TEXT NOT NULL,            -- JSON: name to base64
   provider_file_ids TEXT NOT NULL, -- JSON
-  PRIMARY KEY (parent, component)
+  PRIMARY KEY (parent, name)
 ) WITHOUT ROWID;
+-- A key may be both a file and a folder; each has a row and a name of its own.
+CREATE UNIQUE INDEX entries_by_key ON entries (parent, component, kind = 'dir');
+CREATE INDEX entries_by_content ON entries (sha256) WHERE sha256 IS NOT NULL;
 
 -- Directories whose names are all in `entries`.
 CREATE TABLE loaded (
