@@ -1,0 +1,333 @@
+"""The store of the tests: both protocols of `exaifs.remote.interface` in memory, with faults on demand.
+
+    server = DoubleServer()
+    remote = server.remote()                      # a `Remote`, as `open_remote` would yield
+    server.bucket.put("a.txt", b"other client")   # another client, no request of ours
+    server.inject("put", Busy("later"))           # the next put fails before anything happened
+    server.inject("move", Unreachable("cut"), after=True)   # done, but the answer is lost
+    server.online = False                         # Unreachable for everything
+    with server.hold("get") as gate: ...          # calls wait at the gate until it opens
+    server.counts["get"]                          # requests so far, by method name
+
+It passes the same contract tests as the real server; runs under trio and asyncio.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import anyio
+
+from exaifs.errors import BucketMissing, ExaifsError, IntegrityError, Stale, Unauthorized, Unreachable
+from exaifs.model import ObjectRecord, ObjectRef
+from exaifs.remote.interface import (
+    Access,
+    Body,
+    ChangePage,
+    Hello,
+    Listing,
+    Remote,
+    RowPatch,
+    Upload,
+)
+from tests.support.double_state import BucketState
+
+T = TypeVar("T")
+
+_SCHEMA_VERSION = 1
+
+
+class Gate:
+    """Where held calls wait; see `DoubleServer.hold`."""
+
+    def __init__(self) -> None:
+        self._arrived = anyio.Event()
+        self._open = anyio.Event()
+
+    async def wait_arrived(self) -> None:
+        """Return once a call waits here."""
+        await self._arrived.wait()
+
+    def open(self) -> None:
+        """Let everybody through, now and later."""
+        self._open.set()
+
+    async def pass_through(self) -> None:
+        """Announce oneself and wait until the gate is open."""
+        self._arrived.set()
+        await self._open.wait()
+
+
+@dataclass(slots=True)
+class _Fault:
+    operation: str
+    error: ExaifsError
+    times: int
+    after: bool
+
+
+@dataclass
+class DoubleServer:
+    """One server with one bucket; every `remote()` is another client of it."""
+
+    bucket_name: str = "user-files"
+    now_ns: Callable[[], int] = time.time_ns
+    bucket: BucketState = field(init=False)
+    bucket_exists: bool = True
+    online: bool = True
+    trigger_installed: bool = True
+    bucket_registered: bool = True
+    ignores_range: bool = False
+    """Answer every ranged read with the whole object, as the embedded server does."""
+    latency_s: float = 0.0
+    """Before every request, by the event loop's clock."""
+    chunk_bytes: int = 64 * 1024
+    chunk_latency_s: float = 0.0
+    """Before every chunk of a download or upload."""
+    counts: Counter[str] = field(default_factory=Counter)
+    """Requests by method name."""
+    bytes_sent: int = 0
+    """Body bytes handed out by downloads."""
+    _faults: list[_Fault] = field(default_factory=list)
+    _gates: dict[str, Gate] = field(default_factory=dict)
+    _break_after_bytes: int | None = None
+    _corrupt: int = 0
+
+    def __post_init__(self) -> None:
+        self.bucket = BucketState(self.bucket_name, now_ns=self.now_ns)
+
+    def remote(self, *, key_is_good: bool = True) -> Remote:
+        """Return a client; one with a bad key gets `Unauthorized` for everything."""
+        return Remote(
+            objects=_Objects(self, key_is_good=key_is_good),
+            catalog=_Catalog(self, key_is_good=key_is_good),
+            bucket=self.bucket_name,
+            identity=f"double://server/{self.bucket_name}",
+        )
+
+    # faults
+
+    def inject(self, operation: str, error: ExaifsError, *, times: int = 1, after: bool = False) -> None:
+        """Fail the next calls of a method (`*`: any); `after` means done, but the answer was lost."""
+        self._faults.append(_Fault(operation, error, times, after))
+
+    def clear_faults(self) -> None:
+        """Forget what `inject`, `break_download` and `corrupt_downloads` asked for."""
+        self._faults.clear()
+        self._break_after_bytes = None
+        self._corrupt = 0
+
+    def break_download(self, after_bytes: int) -> None:
+        """Cut the next download after so many bytes."""
+        self._break_after_bytes = after_bytes
+
+    def corrupt_downloads(self, times: int = 1) -> None:
+        """Flip a bit in the first byte of the next downloads."""
+        self._corrupt = times
+
+    @contextmanager
+    def hold(self, operation: str) -> Iterator[Gate]:
+        """Hold all calls of a method until the gate is opened, at the latest when the block ends."""
+        gate = self._gates[operation] = Gate()
+        try:
+            yield gate
+        finally:
+            gate.open()
+            del self._gates[operation]
+
+    # used by the two faces below
+
+    async def arrive(self, operation: str, *, key_is_good: bool) -> None:
+        """Do everything that happens before the server acts."""
+        self.counts[operation] += 1
+        await anyio.sleep(self.latency_s)
+        gate = self._gates.get(operation)
+        if gate is not None:
+            await gate.pass_through()
+        if not self.online:
+            raise Unreachable("the server does not answer")
+        self._raise_fault(operation, after=False)
+        if not key_is_good:
+            raise Unauthorized("the key is refused")
+        if not self.bucket_exists:
+            raise BucketMissing(f"no bucket {self.bucket_name!r}")
+
+    def leave(self, operation: str) -> None:
+        """Lose the answer, if that was asked for."""
+        self._raise_fault(operation, after=True)
+        if not self.online:
+            raise Unreachable("the answer was lost")
+
+    def _raise_fault(self, operation: str, *, after: bool) -> None:
+        for fault in self._faults:
+            if fault.operation in {operation, "*"} and fault.after == after:
+                fault.times -= 1
+                if fault.times == 0:
+                    self._faults.remove(fault)
+                raise fault.error
+
+    def take_break(self) -> int | None:
+        """Return where this download breaks off, once."""
+        taken, self._break_after_bytes = self._break_after_bytes, None
+        return taken
+
+    def spoil(self, data: bytes) -> bytes:
+        """Corrupt these bytes, if that was asked for."""
+        if self._corrupt == 0 or not data:
+            return data
+        self._corrupt -= 1
+        return bytes([data[0] ^ 1]) + data[1:]
+
+
+@dataclass(slots=True)
+class _Download:
+    """A download of bytes that are already cut to what will be sent."""
+
+    server: DoubleServer
+    data: bytes
+    start: int
+    ranged: bool
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        break_at = self.server.take_break()
+        step = self.server.chunk_bytes
+        for offset in range(0, len(self.data), step):
+            await anyio.sleep(self.server.chunk_latency_s)
+            if not self.server.online:
+                raise Unreachable("the connection broke")
+            chunk = self.data[offset : offset + step]
+            if break_at is not None and offset + len(chunk) > break_at:
+                self.server.bytes_sent += break_at - offset
+                if break_at > offset:
+                    yield chunk[: break_at - offset]
+                raise Unreachable("the connection broke")
+            self.server.bytes_sent += len(chunk)
+            yield chunk
+
+
+class _Face:
+    def __init__(self, server: DoubleServer, *, key_is_good: bool) -> None:
+        self._server = server
+        self._key_is_good = key_is_good
+
+    async def _call(self, operation: str, act: Callable[[], T]) -> T:
+        await self._server.arrive(operation, key_is_good=self._key_is_good)
+        result = act()
+        self._server.leave(operation)
+        return result
+
+    @property
+    def _bucket(self) -> BucketState:
+        return self._server.bucket
+
+
+class _Objects(_Face):
+    """`ObjectStore` on the double."""
+
+    async def put(self, key: str, body: Body, upload: Upload) -> None:
+        await self._server.arrive("put", key_is_good=self._key_is_good)
+        self._bucket.check_key(key)
+        self._bucket.check_size(key, body.size_bytes)
+        data = bytearray()
+        async for chunk in body.chunks():
+            await anyio.sleep(self._server.chunk_latency_s)
+            data += chunk
+        if len(data) != body.size_bytes:
+            raise IntegrityError(f"the body had {len(data)} bytes, not {body.size_bytes}")
+        if not self._server.online:
+            raise Unreachable("the connection broke")
+        self._bucket.put(key, bytes(data), upload.mime_type, upload)
+        self._server.leave("put")
+
+    @asynccontextmanager
+    async def get(
+        self, ref: ObjectRef, start: int = 0, stop: int | None = None
+    ) -> AsyncIterator[_Download]:
+        stop = ref.size_bytes if stop is None else stop
+        if ref.size_bytes == 0:
+            yield _Download(self._server, b"", 0, ranged=False)
+            return
+        if not 0 <= start < stop <= ref.size_bytes:
+            raise ValueError(f"not a range of {ref.size_bytes} bytes: [{start}, {stop})")
+        await self._server.arrive("get", key_is_good=self._key_is_good)
+        stored = self._bucket.objects.get(ref.key)
+        if stored is None or stored.version != ref.version:
+            raise Stale(f"{ref.key!r} has another version now")
+        whole = start == 0 and stop == ref.size_bytes
+        if whole or self._server.ignores_range:
+            start, stop = 0, len(stored.data)
+        data = self._server.spoil(stored.data[start:stop])
+        yield _Download(self._server, data, start, ranged=not (whole or self._server.ignores_range))
+
+    async def copy(self, source: str, target: str) -> None:
+        await self._call("copy", lambda: self._bucket.copy(source, target))
+
+    async def move(self, source: str, target: str) -> None:
+        await self._call("move", lambda: self._bucket.move(source, target))
+
+    async def remove(self, keys: Sequence[str]) -> None:
+        if keys:
+            await self._call("remove", lambda: self._bucket.remove(keys))
+
+    async def signed_url(self, key: str, lifetime_s: int) -> str:
+        record = await self._call("signed_url", lambda: self._bucket.record(key))
+        return f"https://double.invalid/{self._bucket.name}/{record.key}?lifetime={lifetime_s}"
+
+
+class _Catalog(_Face):
+    """`Catalog` on the double."""
+
+    async def hello(self) -> Hello:
+        return await self._call("hello", self._hello)
+
+    def _hello(self) -> Hello:
+        return Hello(
+            schema_version=_SCHEMA_VERSION,
+            size_limit_bytes=self._bucket.size_limit_bytes,
+            public=False,
+            trigger_installed=self._server.trigger_installed,
+            user_metadata_kept=self._bucket.keeps_metadata,
+            bucket_registered=self._server.bucket_registered,
+            change_cursor=self._bucket.cursor,
+        )
+
+    async def list_directory(self, prefix: str, after: str = "", limit: int = 1000) -> Listing:
+        return await self._call("list_directory", lambda: self._bucket.list_directory(prefix, after, limit))
+
+    async def list_tree(
+        self, prefix: str, after: str = "", limit: int = 1000
+    ) -> tuple[tuple[ObjectRecord, ...], str | None]:
+        return await self._call("list_tree", lambda: self._bucket.list_tree(prefix, after, limit))
+
+    async def stat(self, keys: Sequence[str]) -> dict[str, ObjectRecord]:
+        return await self._call("stat", lambda: self._stat(keys))
+
+    def _stat(self, keys: Sequence[str]) -> dict[str, ObjectRecord]:
+        return {key: self._bucket.record(key) for key in keys if key in self._bucket.objects}
+
+    async def commit(
+        self, key: str, upload: Upload, *, local_cache_path: str | None = None
+    ) -> ObjectRecord:
+        return await self._call("commit", lambda: self._bucket.commit(key, upload, local_cache_path))
+
+    async def patch(self, key: str, patch: RowPatch) -> ObjectRecord:
+        return await self._call("patch", lambda: self._bucket.patch(key, patch))
+
+    async def carry_row(self, source: str, target: str) -> ObjectRecord:
+        return await self._call("carry_row", lambda: self._bucket.carry_row(source, target))
+
+    async def changes(self, cursor: str, limit: int = 1000) -> ChangePage:
+        return await self._call("changes", lambda: self._bucket.changes(cursor, limit))
+
+    async def touch(self, accesses: Sequence[Access]) -> None:
+        if accesses:
+            await self._call("touch", lambda: self._touch(accesses))
+
+    def _touch(self, accesses: Sequence[Access]) -> None:
+        for access in accesses:
+            self._bucket.touch(access.key, access.count, access.last_ns)

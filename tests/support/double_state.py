@@ -1,0 +1,295 @@
+"""One bucket, its rows and its change log in memory: what Supabase and the trigger do, synchronously.
+
+Semantics are those of the real server. `double.py` wraps this in the two protocols of
+`exaifs.remote.interface`; tests may also call the methods here directly, as another client would.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from exaifs.errors import Exists, FileTooLarge, NotFound, Rejected
+from exaifs.model import ObjectRecord, Posix
+from exaifs.names import PLACEHOLDER
+from exaifs.remote.interface import Change, ChangePage, Folder, Listing, RowPatch, Upload
+
+_KEY = re.compile(r"[A-Za-z0-9_/!.*'() &$=@;:+,?-]+", re.ASCII)
+_MAX_KEY_BYTES = 955
+
+
+@dataclass(slots=True)
+class StoredObject:
+    """A row of `storage.objects` with its bytes."""
+
+    version: str
+    data: bytes
+    mime_type: str
+    created_ns: int
+    updated_ns: int
+    upload: Upload | None
+    """What came as user metadata; None for another client's upload."""
+
+    @property
+    def etag(self) -> str:
+        """As the real server's file backend makes it."""
+        return '"' + hashlib.md5(self.data, usedforsecurity=False).hexdigest() + '"'
+
+
+@dataclass(slots=True)
+class StoredRow:
+    """A row of `file_metadata`."""
+
+    file_id: str
+    sha256: str | None = None
+    write_id: str | None = None
+    posix: Posix = field(default_factory=Posix)
+    xattrs: dict[str, bytes] = field(default_factory=dict)
+    provider_file_ids: dict[str, Any] = field(default_factory=dict)
+    access_count: int = 0
+    last_accessed_ns: int = 0
+    local_cache_path: str | None = None
+
+
+class BucketState:
+    """Everything the server knows of one bucket. No method here is a checkpoint."""
+
+    def __init__(self, name: str = "user-files", *, now_ns: Callable[[], int] = time.time_ns) -> None:
+        self.name = name
+        self._now_ns = now_ns
+        self.size_limit_bytes: int | None = 50 * 1024 * 1024
+        self.keeps_metadata = True
+        """False: as the embedded server, which drops `x-metadata`."""
+        self.objects: dict[str, StoredObject] = {}
+        self.rows: dict[str, StoredRow] = {}
+        self._log: list[str] = []
+        self._trimmed = 0
+        self._ids = 0
+
+    # objects
+
+    def put(
+        self, key: str, data: bytes, mime_type: str = "text/plain", upload: Upload | None = None
+    ) -> ObjectRecord:
+        """Create or replace; without `upload` as the dashboard or any other client does."""
+        self.check_key(key)
+        self.check_size(key, len(data))
+        old = self.objects.get(key)
+        now_ns = self._now_ns()
+        kept = upload if self.keeps_metadata else None
+        created_ns = old.created_ns if old else now_ns
+        self.objects[key] = StoredObject(self._new_id(), data, mime_type, created_ns, now_ns, kept)
+        self._written(key)
+        return self.record(key)
+
+    def check_key(self, key: str) -> None:
+        """Refuse what the real server refuses."""
+        if not _KEY.fullmatch(key) or len(key) > _MAX_KEY_BYTES:
+            raise Rejected(f"Invalid key: {key!r}")
+
+    def check_size(self, key: str, size_bytes: int) -> None:
+        """Apply the bucket's limit, and the one for folder markers."""
+        limit = 0 if key.endswith(PLACEHOLDER) else self.size_limit_bytes
+        if limit is not None and size_bytes > limit:
+            raise FileTooLarge(f"{size_bytes} bytes pass the limit of {limit}")
+
+    def copy(self, source: str, target: str) -> None:
+        """Copy over whatever is there; user metadata travels along."""
+        self.check_key(target)
+        found = self._object(source)
+        old = self.objects.get(target)
+        now_ns = self._now_ns()
+        self.objects[target] = replace(
+            found,
+            version=self._new_id(),
+            created_ns=old.created_ns if old else now_ns,
+            updated_ns=now_ns,
+        )
+        self._written(target)
+
+    def move(self, source: str, target: str) -> None:
+        """Rename to a free key; the row goes along."""
+        self.check_key(target)
+        found = self._object(source)
+        if source == target:
+            return
+        if target in self.objects:
+            raise Exists(f"{target!r} is taken")
+        del self.objects[source]
+        self.objects[target] = replace(found, version=self._new_id(), updated_ns=self._now_ns())
+        row = self.rows.pop(source, None)
+        if row is not None:
+            self.rows[target] = row
+        self._log += [source, target]
+
+    def remove(self, keys: Sequence[str]) -> None:
+        """Delete what exists of the keys, with the rows."""
+        for key in keys:
+            if self.objects.pop(key, None) is not None:
+                self.rows.pop(key, None)
+                self._log.append(key)
+
+    def _object(self, key: str) -> StoredObject:
+        found = self.objects.get(key)
+        if found is None:
+            raise NotFound(f"no object {key!r}")
+        return found
+
+    def _new_id(self) -> str:
+        self._ids += 1
+        return str(uuid.UUID(int=self._ids, version=4))
+
+    def _written(self, key: str) -> None:
+        """Do what the trigger does after an insert or update of the object."""
+        upload = self.objects[key].upload
+        row = self.rows.setdefault(key, StoredRow(self._new_id()))
+        sha256 = upload.sha256 if upload else None
+        if sha256 is None or sha256 != row.sha256:
+            row.provider_file_ids = {}
+        row.sha256 = sha256
+        row.write_id = upload.write_id if upload else None
+        row.posix = upload.posix if upload else replace(row.posix, mtime_ns=None, kind="file")
+        if upload:
+            row.xattrs = dict(upload.xattrs)
+        self._log.append(key)
+
+    # records
+
+    def record(self, key: str) -> ObjectRecord:
+        """Return object and row in one piece.
+
+        Raises:
+            NotFound: no such object.
+        """
+        stored = self._object(key)
+        row = self.rows.get(key)
+        record = ObjectRecord(
+            key=key,
+            version=stored.version,
+            size_bytes=len(stored.data),
+            mime_type=stored.mime_type,
+            etag=stored.etag,
+            created_ns=stored.created_ns,
+            updated_ns=stored.updated_ns,
+        )
+        if row is None:
+            return record
+        return replace(
+            record,
+            file_id=row.file_id,
+            sha256=row.sha256,
+            write_id=row.write_id,
+            posix=row.posix,
+            xattrs=dict(row.xattrs),
+            provider_file_ids=dict(row.provider_file_ids),
+        )
+
+    def find(self, key: str) -> ObjectRecord | None:
+        """Return the record, or None where there is no object."""
+        return self.record(key) if key in self.objects else None
+
+    def commit(self, key: str, upload: Upload, local_cache_path: str | None) -> ObjectRecord:
+        """Complete the row of an object that was just put, unless somebody wrote after us."""
+        stored = self._object(key)
+        if stored.upload is not None and stored.upload.write_id != upload.write_id:
+            return self.record(key)
+        row = self.rows.setdefault(key, StoredRow(self._new_id()))
+        row.sha256, row.write_id, row.posix = upload.sha256, upload.write_id, upload.posix
+        row.xattrs = dict(upload.xattrs)
+        row.local_cache_path = local_cache_path or row.local_cache_path
+        self._log.append(key)
+        return self.record(key)
+
+    def patch(self, key: str, patch: RowPatch) -> ObjectRecord:
+        """Change what a row says, not the bytes."""
+        self._object(key)
+        row = self.rows.setdefault(key, StoredRow(self._new_id()))
+        if patch.posix is not None:
+            row.posix = patch.posix
+        row.xattrs = {name: value for name, value in row.xattrs.items() if name not in patch.drop_xattrs}
+        row.xattrs.update(patch.set_xattrs)
+        self._log.append(key)
+        return self.record(key)
+
+    def carry_row(self, source: str, target: str) -> ObjectRecord:
+        """Give the target the source's row."""
+        self._object(target)
+        row = self.rows.pop(source, None)
+        if row is not None:
+            self.rows[target] = row
+            self._log += [source, target]
+        return self.record(target)
+
+    def touch(self, key: str, count: int, last_ns: int) -> None:
+        """Add to the access counters; no change is logged."""
+        row = self.rows.get(key)
+        if row is not None:
+            row.access_count += count
+            row.last_accessed_ns = max(row.last_accessed_ns, last_ns)
+
+    # lists
+
+    def list_directory(self, prefix: str, after: str, limit: int) -> Listing:
+        """Return one page of one level, records and folders counted together."""
+        page: list[ObjectRecord | Folder] = []
+        last, more = after, False
+        for token, entry in self._level(prefix, after):
+            if len(page) == limit:
+                more = True
+                break
+            page.append(entry)
+            last = token
+        return Listing(
+            tuple(entry for entry in page if isinstance(entry, ObjectRecord)),
+            tuple(entry for entry in page if isinstance(entry, Folder)),
+            last if more else None,
+        )
+
+    def _level(self, prefix: str, after: str) -> Iterator[tuple[str, ObjectRecord | Folder]]:
+        position = after
+        for key in sorted(self.objects):
+            if not key.startswith(prefix) or key == prefix or key <= position:
+                continue
+            component, slash, _ = key[len(prefix) :].partition("/")
+            if slash:
+                position = f"{prefix}{component}/\x7f"
+                marker = self.find(f"{prefix}{component}/{PLACEHOLDER}")
+                yield position, Folder(component, marker)
+            else:
+                position = key
+                yield key, self.record(key)
+
+    def list_tree(self, prefix: str, after: str, limit: int) -> tuple[tuple[ObjectRecord, ...], str | None]:
+        """Return one page of everything below a prefix."""
+        keys = sorted(key for key in self.objects if key.startswith(prefix) and key > after)
+        records = tuple(self.record(key) for key in keys[:limit])
+        return records, records[-1].key if len(keys) > limit else None
+
+    # changes
+
+    @property
+    def cursor(self) -> str:
+        """Where the change feed stands now."""
+        return str(self._trimmed + len(self._log))
+
+    def trim_log(self) -> None:
+        """Forget all logged changes, as the server's janitor does with old ones."""
+        self._trimmed += len(self._log)
+        self._log.clear()
+
+    def changes(self, cursor: str, limit: int) -> ChangePage:
+        """Return the keys that changed after the cursor, each with its newest state."""
+        position = int(cursor) if cursor.isdigit() else -1
+        end = self._trimmed + len(self._log)
+        if not self._trimmed <= position <= end:
+            return ChangePage((), self.cursor, more=False, continuous=False)
+        stop = min(position + limit, end)
+        logged = self._log[position - self._trimmed : stop - self._trimmed]
+        newest: dict[str, None] = dict.fromkeys(reversed(logged))
+        changes = tuple(Change(key, self.find(key)) for key in reversed(newest))
+        return ChangePage(changes, str(stop), more=stop < end, continuous=True)
