@@ -1,0 +1,87 @@
+"""What every command has: examples in its help, and the session that the error handler reads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import click
+
+from exaifs.config import Config, load
+from exaifs.logs import Redactor, secrets_of
+
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+CONTEXT: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+_SECRET_VARIABLES: Final = (
+    "SUPABASE_SERVICE_ROLE_KEY",
+    "SUPABASE_SERVICE_KEY",
+    "EXAIFS_DATABASE_URL",
+    "PGPASSWORD",
+)
+
+
+def _redactor_of_environment() -> Redactor:
+    return Redactor(os.environ.get(name, "") for name in _SECRET_VARIABLES)
+
+
+@dataclass(slots=True)
+class Session:
+    """What the error handler must know; `redact` works before any setting is read."""
+
+    debug: bool = field(default_factory=lambda: os.environ.get("EXAIFS_LOG_LEVEL", "").strip() == "debug")
+    redact: Redactor = field(default_factory=_redactor_of_environment)
+
+    def load(self, **flags: Any) -> Config:
+        """Read the configuration, flags first.
+
+        Raises:
+            ConfigError: a value does not fit.
+        """
+        config = load(**flags)
+        self.debug = config.log_level == "debug"
+        self.redact = Redactor(secrets_of(config))
+        return config
+
+
+pass_session = click.make_pass_decorator(Session)
+
+
+class ExampleCommand(click.Command):
+    """A command whose help ends with examples.
+
+    Args:
+        examples: pairs of a command line and what it does, printed as they are.
+    """
+
+    def __init__(self, *args: Any, examples: Sequence[tuple[str, str]] = (), **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._examples = examples
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples, then the epilog."""
+        if self._examples:
+            with formatter.section("Examples"):
+                for line, meaning in self._examples:
+                    indent = " " * formatter.current_indent
+                    formatter.write(f"{indent}{line}\n")
+                    if meaning:
+                        formatter.write(f"{indent}    {meaning}\n")
+        super().format_epilog(ctx, formatter)
+
+
+def command(
+    name: str, *, examples: Sequence[tuple[str, str]]
+) -> Callable[[Callable[..., Any]], ExampleCommand]:
+    """Make a function a command with examples in its help."""
+    return click.command(name, cls=ExampleCommand, examples=examples, context_settings=CONTEXT)
+
+
+log_level = click.option(
+    "--log-level",
+    type=click.Choice(LOG_LEVELS),
+    help="How much to log; debug also shows tracebacks.  [EXAIFS_LOG_LEVEL, info]",
+)
+bucket = click.option("--bucket", metavar="NAME", help="The bucket.  [FILE_STORAGE_BUCKET, user-files]")

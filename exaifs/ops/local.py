@@ -1,0 +1,144 @@
+"""Checks of this machine: what a mount needs besides Supabase. Nothing here leaves the host."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from exaifs.config import MIB, Config
+from exaifs.ops.checks import Check, Status
+
+FUSE_DEVICE: Final = Path("/dev/fuse")
+FUSE_CONF: Final = Path("/etc/fuse.conf")
+STATUS: Final = Path("/proc/self/status")
+_CAP_SYS_ADMIN: Final = 21
+"""Number of the capability, see capabilities(7)."""
+LOW_SPACE_BYTES: Final = 256 * MIB
+"""Below this a mount works, but a file of the usual limit (50 MiB) may soon find no room."""
+
+
+def examine_machine(config: Config | None) -> tuple[Check, ...]:
+    """Check /dev/fuse, fusermount3 and, with a configuration, the cache directory and --allow-other."""
+    checks = [fuse_device(), fusermount()]
+    if config is not None:
+        checks.append(cache_directory(config.cache_dir))
+        if config.allow_other:
+            checks.append(allow_other())
+    return tuple(checks)
+
+
+def fuse_device(device: Path = FUSE_DEVICE) -> Check:
+    """Open the device as a mount would."""
+    title = str(device)
+    try:
+        os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC))
+    except FileNotFoundError:
+        return Check(
+            "fuse_device",
+            title,
+            Status.FAILED,
+            "is not there",
+            fix="Load the kernel module (modprobe fuse); in Docker add `--device /dev/fuse "
+            "--cap-add SYS_ADMIN`, in Kubernetes a FUSE device plugin.",
+        )
+    except PermissionError:
+        if os.geteuid() != 0:
+            # fusermount3 is setuid and opens it itself.
+            return Check("fuse_device", title, Status.OK, "is there, for fusermount3 to open")
+        return Check(
+            "fuse_device",
+            title,
+            Status.FAILED,
+            "may not be opened, not even by root",
+            fix="In Docker add `--device /dev/fuse --cap-add SYS_ADMIN`.",
+        )
+    except OSError as exc:
+        return Check(
+            "fuse_device",
+            title,
+            Status.FAILED,
+            f"cannot be opened: {exc.strerror}",
+            fix="Load the kernel module (modprobe fuse) and look at dmesg.",
+        )
+    return Check("fuse_device", title, Status.OK, "can be opened")
+
+
+def fusermount() -> Check:
+    """Look for the program that mounts and unmounts for users who are not root; root needs a capability."""
+    found = shutil.which("fusermount3")
+    if os.geteuid() == 0 and not may_mount(STATUS.read_text(encoding="utf-8", errors="replace")):
+        return Check(
+            "fusermount",
+            "right to mount",
+            Status.FAILED,
+            "this root may not mount (CAP_SYS_ADMIN is missing)",
+            fix="Start the container with `--device /dev/fuse --cap-add SYS_ADMIN`.",
+        )
+    if found:
+        return Check("fusermount", "fusermount3", Status.OK, found)
+    return Check(
+        "fusermount",
+        "fusermount3",
+        Status.WARNING if os.geteuid() == 0 else Status.FAILED,
+        "is not on the PATH" + (" (root can do without)" if os.geteuid() == 0 else ""),
+        fix="Install Debian's package fuse3.",
+    )
+
+
+def may_mount(process_status: str) -> bool:
+    """Tell from the text of /proc/self/status whether CAP_SYS_ADMIN is in effect; in doubt, yes."""
+    found = re.search(r"^CapEff:\s*([0-9a-f]+)$", process_status, re.MULTILINE)
+    return found is None or bool(int(found[1], 16) >> _CAP_SYS_ADMIN & 1)
+
+
+def cache_directory(directory: Path) -> Check:
+    """Write, sync and remove a file in the directory, or in its nearest parent that exists."""
+    name, title = "cache_directory", "cache directory"
+    place = directory
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    fix = "Name another with FILE_CACHE_DIR or --cache-dir, or make this one writable for the user."
+    if not place.is_dir():
+        return Check(name, title, Status.FAILED, f"{directory}: {place} is not a directory", fix=fix)
+    try:
+        with tempfile.NamedTemporaryFile(dir=place, prefix=".exaifs-doctor-") as probe:
+            probe.write(b"exaifs\n" * 1024)
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as exc:
+        return Check(name, title, Status.FAILED, f"{directory}: {exc.strerror} in {place}", fix=fix)
+    free_bytes = shutil.disk_usage(place).free
+    state = f"{free_bytes // MIB} MiB free" + ("" if place == directory else ", will be created")
+    if free_bytes < LOW_SPACE_BYTES:
+        return Check(
+            name,
+            title,
+            Status.WARNING,
+            f"{directory}: {state}",
+            fix="Free some space, or name a directory on another disk with FILE_CACHE_DIR.",
+        )
+    return Check(name, title, Status.OK, f"{directory}: {state}")
+
+
+def allow_other(conf: Path = FUSE_CONF) -> Check:
+    """Other users may be let in by root, or where /etc/fuse.conf says so."""
+    name, title = "allow_other", "--allow-other"
+    if os.geteuid() == 0:
+        return Check(name, title, Status.OK, "root may allow it")
+    try:
+        lines = conf.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    if "user_allow_other" in (line.strip() for line in lines):
+        return Check(name, title, Status.OK, f"{conf} allows it")
+    return Check(
+        name,
+        title,
+        Status.FAILED,
+        f"{conf} does not allow it",
+        fix=f"As root: echo user_allow_other >> {conf}",
+    )
