@@ -3,6 +3,7 @@
     ExaifsError                      EIO
     ├── ConfigError                  (command line only: exit code 2)
     ├── MountError                   (command line only: exit code 4)
+    ├── EmbeddedError                (command line only: exit code 1)
     ├── NotFound                     ENOENT   absence is proven (promise 3)
     ├── Exists                       EEXIST
     ├── NotADirectory                ENOTDIR
@@ -50,6 +51,10 @@ class ConfigError(ExaifsError):
 
 class MountError(ExaifsError):
     """The mount cannot be made: /dev/fuse, the mountpoint or the cache directory is in the way."""
+
+
+class EmbeddedError(ExaifsError):
+    """The embedded Supabase cannot be installed, started or reached."""
 
 
 class NotFound(ExaifsError):

@@ -1,0 +1,226 @@
+"""The directory in which lite runs: its configuration, keys, migrations and data.
+
+STATE_DIR/              mode 0700
+  keys.json             0600, made once
+  server.json           port and process of the last server
+  migrations.json       what was applied, by content
+  lite.log              0600: lite prints its keys when it starts
+  lock                  held while a server runs
+  supabase/config.toml  0600
+  supabase/migrations/  copies of the package's SQL
+  supabase/.temp/       database (data/) and objects (storage/)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import secrets
+import socket
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from exaifs.embedded.process import ProcessId
+from exaifs.errors import EmbeddedError
+from exaifs.remote.schema import migrations
+
+LOOPBACK: Final = "127.0.0.1"
+_PORTS: Final = range(20_000, 32_000)
+"""Below the range from which Linux takes ports for outgoing connections, so none can be in the way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The project's own secrets; nothing about them is guessable or shared between projects."""
+
+    jwt_secret: str = field(repr=False)
+    publishable_key: str = field(repr=False)
+    secret_key: str = field(repr=False)
+
+    @classmethod
+    def generate(cls) -> Keys:
+        """Make new ones."""
+        return cls(
+            jwt_secret=secrets.token_urlsafe(48),
+            publishable_key=f"sb_publishable_{secrets.token_urlsafe(24)}",
+            secret_key=f"sb_secret_{secrets.token_urlsafe(32)}",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LastServer:
+    """What the last server left written down."""
+
+    port: int = 0
+    process: ProcessId | None = None
+    """None after an orderly end."""
+
+
+class Project:
+    """The files of one state directory. Used by one process at a time, under its lock."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.state_dir = state_dir.absolute()
+        self.log = self.state_dir / "lite.log"
+        self._supabase_dir = self.state_dir / "supabase"
+        self._migrations_dir = self._supabase_dir / "migrations"
+
+    def create(self) -> None:
+        """Make the directories, for the owner only.
+
+        Raises:
+            EmbeddedError: the place cannot be written.
+        """
+        try:
+            self.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._migrations_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as exc:
+            raise EmbeddedError(
+                f"cannot create the state directory {self.state_dir}: {exc.strerror}. Name a place that "
+                "you can write."
+            ) from exc
+
+    def keys(self) -> Keys:
+        """Return the keys, made at the first call.
+
+        Raises:
+            EmbeddedError: the file is damaged.
+        """
+        path = self.state_dir / "keys.json"
+        if not path.exists():
+            write_private(path, json.dumps(asdict(Keys.generate()), indent=2) + "\n")
+        try:
+            return Keys(**json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as exc:
+            raise EmbeddedError(
+                f"{path} is damaged. Remove it for new keys (whoever uses the old ones needs the new)."
+            ) from exc
+
+    def configure(self, port: int, keys: Keys) -> None:
+        """Write lite's configuration."""
+        write_private(self._supabase_dir / "config.toml", _config_text(port, keys))
+
+    def last_server(self) -> LastServer:
+        """Return what the last server wrote down; nothing if that is missing or unreadable."""
+        value = _read_json(self.state_dir / "server.json")
+        port, pid, start_time = (value.get(name) for name in ("port", "pid", "start_time"))
+        process = (
+            ProcessId(pid, start_time) if isinstance(pid, int) and isinstance(start_time, int) else None
+        )
+        return LastServer(port if isinstance(port, int) else 0, process)
+
+    def remember_server(self, server: LastServer) -> None:
+        """Write down the port, for the next run, and the process, in case we crash."""
+        process = asdict(server.process) if server.process else {}
+        text = json.dumps({"port": server.port, **process})
+        write_private(self.state_dir / "server.json", text + "\n")
+
+    def write_migrations(self) -> bool:
+        """Copy the package's migrations; return whether some have yet to be applied.
+
+        Raises:
+            EmbeddedError: one that was applied has changed since.
+        """
+        applied = _read_json(self.state_dir / "migrations.json")
+        wanted = _migration_files()
+        for name, sql in wanted.items():
+            if applied.get(name, _digest(sql)) != _digest(sql):
+                raise EmbeddedError(
+                    f"the database in {self.state_dir} was made by another version of exaifs: {name} has "
+                    "changed since. Remove that directory (and the files in it) to start anew."
+                )
+            write_private(self._migrations_dir / name, sql)
+        return applied.keys() != wanted.keys()
+
+    def remember_migrations(self) -> None:
+        """Write down that everything `write_migrations` wrote has been applied."""
+        applied = {name: _digest(sql) for name, sql in _migration_files().items()}
+        write_private(self.state_dir / "migrations.json", json.dumps(applied, indent=2) + "\n")
+
+
+def _migration_files() -> dict[str, str]:
+    """Return SQL by file name, as the Supabase CLI and lite name them: 14 digits, then words."""
+    return {
+        f"{20260101_000000 + number}_{migration.name}.sql": migration.sql
+        for number, migration in enumerate(migrations(), start=1)
+    }
+
+
+def _config_text(port: int, keys: Keys) -> str:
+    """Return lite's config.toml. JSON's strings are TOML's, too."""
+    return f"""\
+# Written by exaifs at every start; changes are lost.
+[api]
+port = {port}
+
+[db]
+driver = "pglite"
+url = "supabase/.temp/data"
+
+[auth]
+enabled = true
+enable_signup = false
+jwt_secret = {json.dumps(keys.jwt_secret)}
+publishable_key = {json.dumps(keys.publishable_key)}
+secret_key = {json.dumps(keys.secret_key)}
+
+[storage]
+enabled = true
+"""
+
+
+def choose_port(wanted: int, last: int) -> int:
+    """Return the port that was asked for; for 0 the last one again, else any that is free.
+
+    The same port again keeps the URL, and with it everything that clients cached under it.
+
+    Raises:
+        EmbeddedError: the port that was asked for is taken.
+    """
+    if wanted:
+        if not _is_free(wanted):
+            raise EmbeddedError(
+                f"port {wanted} on {LOOPBACK} is taken or not allowed. Choose another one, or 0 for any."
+            )
+        return wanted
+    candidates = [last] if last else []
+    candidates += random.sample(_PORTS, 100)
+    for port in candidates:
+        if _is_free(port):
+            return port
+    raise EmbeddedError(f"no free port between {_PORTS.start} and {_PORTS.stop} on {LOOPBACK}. Name one.")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace a file atomically by one that only its owner can read."""
+    new = path.with_name(f"{path.name}.new")
+    new.unlink(missing_ok=True)
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    new.replace(path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

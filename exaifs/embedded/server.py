@@ -1,0 +1,195 @@
+"""A real Supabase on loopback for as long as a block runs.
+
+`serve` owns its state directory: one server at a time, whatever an earlier crash left is ended first,
+and nothing it starts outlives it. Runs under trio and asyncio.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import anyio
+from anyio.abc import Process
+from pydantic import SecretStr
+
+from exaifs.config import load
+from exaifs.embedded.install import cli_script, default_install_dir, install
+from exaifs.embedded.node import node_command, small_environment
+from exaifs.embedded.process import STOP_TIMEOUT_S, ProcessId, last_lines, run, running
+from exaifs.embedded.progress import step
+from exaifs.embedded.project import LOOPBACK, Keys, LastServer, Project, choose_port
+from exaifs.errors import EmbeddedError, RemoteError
+from exaifs.remote.probe import Probe, open_probe
+
+START_TIMEOUT_S: Final = 60.0
+"""A warm start takes one second; a cold, busy machine needs more."""
+MIGRATE_TIMEOUT_S: Final = 180.0
+_POLL_S: Final = 0.05
+_LITE_ENVIRONMENT: Final = {
+    "EXPERIMENTAL_STORAGE": "1",
+    "LITE_TELEMETRY": "0",
+    "DO_NOT_TRACK": "1",
+    "LITE_NON_INTERACTIVE": "1",
+    "NO_COLOR": "1",
+}
+_SHOWN_LINES: Final = 5
+_MIB: Final = 1024 * 1024
+BUCKETS: Final = {"user-files": 50 * _MIB, "generated-files": 10 * _MIB}
+"""Private buckets and their size limits in bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedServer:
+    """A Supabase that answers."""
+
+    url: str
+    service_key: str = field(repr=False)
+    anon_key: str = field(repr=False)
+    state_dir: Path
+    pid: int
+    _process: Process = field(repr=False)
+
+    async def wait_ended(self) -> str:
+        """Wait until the server ends by itself, which it should not; return why, on one line."""
+        status = await self._process.wait()
+        return _obituary(Project(self.state_dir), status)
+
+
+def env_file_text(server: EmbeddedServer) -> str:
+    """Return the two variables that every Supabase program needs, in the form of an env file."""
+    return f"SUPABASE_URL={server.url}\nSUPABASE_SERVICE_ROLE_KEY={server.service_key}\n"
+
+
+@asynccontextmanager
+async def serve(
+    state_dir: Path, port: int = 0, *, install_dir: Path | None = None
+) -> AsyncIterator[EmbeddedServer]:
+    """Run the embedded Supabase: installed, migrated, with its buckets, on 127.0.0.1.
+
+    Args:
+        state_dir: its keys, database and objects; made if missing, kept afterwards.
+        port: 0 takes the port of the last run again, if it is free.
+        install_dir: where the Node packages are shared; see `install.default_install_dir`.
+
+    Raises:
+        EmbeddedError: it cannot be installed or started, or another one runs on `state_dir`.
+    """
+    project = Project(state_dir)
+    project.create()
+    with _sole_use(project):
+        last = project.last_server()
+        if last.process is not None:
+            await last.process.end(STOP_TIMEOUT_S)
+        script = cli_script(await install(install_dir or default_install_dir()))
+        keys = project.keys()
+        chosen = choose_port(port, last.port)
+        project.configure(chosen, keys)
+        await _migrate(project, script, keys)
+        async with _lite(project, script, chosen) as process:
+            url = f"http://{LOOPBACK}:{chosen}"
+            with step("Starting the embedded Supabase"):
+                await _prepare(project, keys, url, process)
+            yield EmbeddedServer(
+                url, keys.secret_key, keys.publishable_key, project.state_dir, process.pid, process
+            )
+
+
+@contextmanager
+def _sole_use(project: Project) -> Iterator[None]:
+    """Hold the state directory's lock; the kernel frees it when we end, however we end."""
+    with (project.state_dir / "lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            last = project.last_server()
+            where = f" at http://{LOOPBACK}:{last.port}" if last.process else ""
+            raise EmbeddedError(
+                f"another embedded Supabase is running on {project.state_dir}{where}. Stop it first, "
+                "or use another state directory."
+            ) from None
+        yield
+
+
+async def _migrate(project: Project, script: Path, keys: Keys) -> None:
+    """Apply the migrations that are new. Lite must not be running meanwhile."""
+    if not project.write_migrations():
+        return
+    log = project.state_dir / "migrate.log"
+    status: int | None = None
+    with step("Preparing the database"), anyio.move_on_after(MIGRATE_TIMEOUT_S):
+        status = await run(
+            node_command(script, "migration", "up"),
+            cwd=project.state_dir,
+            env=small_environment(_LITE_ENVIRONMENT),
+            log=log,
+        )
+    if status != 0:
+        how = f"after {MIGRATE_TIMEOUT_S:.0f} s" if status is None else f"with exit status {status}"
+        said = " | ".join(last_lines(log, _SHOWN_LINES, _secrets(keys)))
+        raise EmbeddedError(f"the database schema was not applied: lite ended {how}: {said} (log: {log})")
+    project.remember_migrations()
+
+
+@asynccontextmanager
+async def _lite(project: Project, script: Path, port: int) -> AsyncIterator[Process]:
+    """Run the server process, written down so that a later run finds it if we crash."""
+    async with running(
+        node_command(script, "start", "--host", LOOPBACK, "--no-admin"),
+        cwd=project.state_dir,
+        env=small_environment(_LITE_ENVIRONMENT),
+        log=project.log,
+    ) as process:
+        project.remember_server(LastServer(port, ProcessId.of(process.pid)))
+        yield process
+    project.remember_server(LastServer(port))
+
+
+async def _prepare(project: Project, keys: Keys, url: str, process: Process) -> None:
+    """Wait until database and storage answer, then create the buckets.
+
+    Raises:
+        EmbeddedError: the process ended, or did not answer in time.
+    """
+    config = load(supabase_url=url, supabase_key=SecretStr(keys.secret_key))
+    async with open_probe(config) as probe:
+        with anyio.move_on_after(START_TIMEOUT_S) as deadline:
+            while not await _answers(probe):
+                if process.returncode is not None:
+                    raise EmbeddedError(_obituary(project, process.returncode))
+                await anyio.sleep(_POLL_S)
+            await _create_buckets(probe)
+        if deadline.cancelled_caught:
+            raise EmbeddedError(
+                f"the embedded Supabase did not answer within {START_TIMEOUT_S:.0f} s. Log: {project.log}"
+            )
+
+
+async def _answers(probe: Probe) -> bool:
+    """Whether both halves answer, to our key: another program on the port does not know it."""
+    try:
+        await probe.count_rows("file_metadata")
+        await probe.list_buckets()
+    except RemoteError:
+        return False
+    return True
+
+
+async def _create_buckets(probe: Probe) -> None:
+    existing = {bucket.name for bucket in await probe.list_buckets()}
+    for name, size_limit_bytes in BUCKETS.items():
+        if name not in existing:
+            await probe.create_bucket(name, size_limit_bytes)
+
+
+def _obituary(project: Project, status: int) -> str:
+    said = " | ".join(last_lines(project.log, _SHOWN_LINES, _secrets(project.keys())))
+    return f"the embedded Supabase ended (exit status {status}): {said or 'no output'}. Log: {project.log}"
+
+
+def _secrets(keys: Keys) -> tuple[str, ...]:
+    return (keys.jwt_secret, keys.publishable_key, keys.secret_key)
