@@ -1,0 +1,88 @@
+"""Bodies to upload: bytes in memory, or a part of the local disk.
+
+Their iterators are plain objects, not generators: an upload that ends early leaves nothing behind that
+somebody would have to close.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import anyio.to_thread
+
+from exaifs.errors import IntegrityError
+
+_CHUNK_BYTES = 256 * 1024
+_INLINE_BYTES = 64 * 1024
+"""A file this small is read on the event loop: it was written a moment ago and is in the page cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class BytesBody:
+    """Bytes in memory."""
+
+    data: bytes
+
+    @property
+    def size_bytes(self) -> int:
+        """Number of bytes."""
+        return len(self.data)
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """Start from the first byte."""
+        return _BytesChunks(memoryview(self.data))
+
+
+class _BytesChunks(AsyncIterator[bytes]):
+    def __init__(self, left: memoryview) -> None:
+        self._left = left
+
+    async def __anext__(self) -> bytes:
+        if not self._left:
+            raise StopAsyncIteration
+        chunk, self._left = self._left[:_CHUNK_BYTES], self._left[_CHUNK_BYTES:]
+        return bytes(chunk)
+
+
+@dataclass(frozen=True, slots=True)
+class FileBody:
+    """The first `size_bytes` of an open file, read with pread(2): the file's position is not used.
+
+    The caller keeps the descriptor open, and the bytes unchanged, until the upload is over.
+    """
+
+    fd: int
+    size_bytes: int
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """Start from the first byte.
+
+        Raises (from the iterator):
+            IntegrityError: the file is shorter than it was said to be.
+        """
+        return _FileChunks(self.fd, self.size_bytes)
+
+
+class _FileChunks(AsyncIterator[bytes]):
+    def __init__(self, fd: int, size_bytes: int) -> None:
+        self._fd = fd
+        self._size_bytes = size_bytes
+        self._position = 0
+
+    async def __anext__(self) -> bytes:
+        wanted = min(_CHUNK_BYTES, self._size_bytes - self._position)
+        if wanted == 0:
+            raise StopAsyncIteration
+        if self._size_bytes <= _INLINE_BYTES:
+            chunk = os.pread(self._fd, wanted, self._position)
+        else:
+            chunk = await anyio.to_thread.run_sync(os.pread, self._fd, wanted, self._position)
+        if not chunk:
+            raise IntegrityError(
+                f"a file to upload ended at byte {self._position} of {self._size_bytes}: "
+                "something else changed it"
+            )
+        self._position += len(chunk)
+        return chunk

@@ -1,0 +1,115 @@
+"""The rows of one bucket, through the SQL functions of `migrations/`.
+
+Every function returns one JSON value and runs for service_role only, so each answer also proves the
+key. What came back is checked in `wire`; repeating is left to the retry policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from exaifs.errors import NotFound
+from exaifs.model import ObjectRecord
+from exaifs.remote.interface import Access, ChangePage, Hello, Listing, RowPatch, Upload
+from exaifs.remote.session import Session
+from exaifs.remote.wire import (
+    changes_from_json,
+    commit_fields,
+    foreign_answer,
+    hello_from_json,
+    listing_from_json,
+    next_from_json,
+    patch_fields,
+    record_from_json,
+    records_from_json,
+)
+
+_KEYS_A_CALL = 1000
+
+
+class SupabaseCatalog:
+    """`interface.Catalog` on a Supabase project."""
+
+    def __init__(self, session: Session, bucket: str) -> None:
+        self._session = session
+        self._bucket = bucket
+
+    async def hello(self) -> Hello:
+        """See `interface.Catalog`."""
+        return hello_from_json(await self._object("exaifs_hello"), self._bucket)
+
+    async def list_directory(self, prefix: str, after: str = "", limit: int = 1000) -> Listing:
+        """See `interface.Catalog`."""
+        answer = await self._object("exaifs_list_directory", p_prefix=prefix, p_after=after, p_limit=limit)
+        return listing_from_json(answer)
+
+    async def list_tree(
+        self, prefix: str, after: str = "", limit: int = 1000
+    ) -> tuple[tuple[ObjectRecord, ...], str | None]:
+        """See `interface.Catalog`."""
+        answer = await self._object("exaifs_list_tree", p_prefix=prefix, p_after=after, p_limit=limit)
+        return records_from_json(answer), next_from_json(answer)
+
+    async def stat(self, keys: Sequence[str]) -> dict[str, ObjectRecord]:
+        """See `interface.Catalog`."""
+        found: dict[str, ObjectRecord] = {}
+        for position in range(0, len(keys), _KEYS_A_CALL):
+            batch = list(keys[position : position + _KEYS_A_CALL])
+            answer = await self._object("exaifs_stat", p_keys=batch)
+            found.update((record.key, record) for record in records_from_json(answer))
+        return found
+
+    async def stat_once(self, keys: Sequence[str]) -> dict[str, ObjectRecord]:
+        """Look at up to 1,000 keys without repeating, for callers that repeat themselves."""
+        answer = await self._session.rpc("exaifs_stat", {"p_bucket": self._bucket, "p_keys": list(keys)})
+        if not isinstance(answer, Mapping):
+            raise foreign_answer("exaifs_stat")
+        return {record.key: record for record in records_from_json(answer)}
+
+    async def commit(
+        self, key: str, upload: Upload, *, local_cache_path: str | None = None
+    ) -> ObjectRecord:
+        """See `interface.Catalog`."""
+        fields = commit_fields(upload, local_cache_path)
+        return await self._record(key, "exaifs_commit", p_key=key, p_fields=fields)
+
+    async def patch(self, key: str, patch: RowPatch) -> ObjectRecord:
+        """See `interface.Catalog`."""
+        return await self._record(key, "exaifs_patch", p_key=key, p_fields=patch_fields(patch))
+
+    async def carry_row(self, source: str, target: str) -> ObjectRecord:
+        """See `interface.Catalog`."""
+        return await self._record(target, "exaifs_carry_row", p_source=source, p_target=target)
+
+    async def changes(self, cursor: str, limit: int = 1000) -> ChangePage:
+        """See `interface.Catalog`."""
+        return changes_from_json(await self._object("exaifs_changes", p_cursor=cursor, p_limit=limit))
+
+    async def touch(self, accesses: Sequence[Access]) -> None:
+        """See `interface.Catalog`. Not repeated: a counter would count twice."""
+        if not accesses:
+            return
+        params = {
+            "p_bucket": self._bucket,
+            "p_keys": [access.key for access in accesses],
+            "p_counts": [access.count for access in accesses],
+            "p_last": [str(access.last_ns) for access in accesses],
+        }
+        await self._session.rpc("exaifs_touch", params)
+
+    async def _call(self, function: str, params: Mapping[str, Any]) -> Any:
+        whole = {"p_bucket": self._bucket, **params}
+        return await self._session.retry.run(function, lambda: self._session.rpc(function, whole))
+
+    async def _object(self, function: str, **params: Any) -> Mapping[str, Any]:
+        answer = await self._call(function, params)
+        if not isinstance(answer, Mapping):
+            raise foreign_answer(function)
+        return answer
+
+    async def _record(self, key: str, function: str, **params: Any) -> ObjectRecord:
+        answer = await self._call(function, params)
+        if answer is None:
+            raise NotFound(f"no object {key!r}")
+        return record_from_json(answer)

@@ -1,0 +1,191 @@
+"""One HTTP connection pool and one supabase-py client that share it.
+
+supabase-py serves tables and functions; bytes go through httpx directly, because storage3 buffers whole
+bodies and rewrites names. No session is signed in and no channel opened: those would start asyncio tasks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import anyio
+import httpx
+from supabase import AsyncClient, AsyncClientOptions, acreate_client
+
+from exaifs import __version__
+from exaifs.config import Config
+from exaifs.errors import Unauthorized, Unreachable
+from exaifs.remote.failures import KEY_HELP, failure_of, rest_error, storage_error, translated
+from exaifs.remote.retry import RetryPolicy
+from exaifs.remote.wire import foreign_answer
+
+_CONNECTIONS = 16
+_TRANSFERS = 12
+"""Connections that bodies may hold, so that metadata never waits for them."""
+
+_CONNECT_S = 5.0
+_SLOW_FACTOR = 6.0
+"""What moves bytes on the server (copy, move, the end of a PUT) gets so many times the usual limit."""
+
+_KEY = re.compile(r"[\x21-\x7e]+", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """An open connection to one project. One event loop, any number of tasks."""
+
+    http: httpx.AsyncClient
+    supabase: AsyncClient
+    url: str
+    """Without a slash at the end."""
+    auth_headers: Mapping[str, str]
+    retry: RetryPolicy
+    timeout_s: float
+    transfers: anyio.CapacityLimiter
+
+    @property
+    def slow_timeout_s(self) -> float:
+        """Limit for a request that makes the server move bytes."""
+        return self.timeout_s * _SLOW_FACTOR
+
+    def storage_url(self, path: str) -> str:
+        """Return the URL of a path of the storage API; the path is quoted already."""
+        return f"{self.url}/storage/v1/{path}"
+
+    async def rpc(self, function: str, params: Mapping[str, Any]) -> Any:
+        """Call an SQL function once and return its JSON.
+
+        Raises:
+            RemoteError: see `failures`.
+        """
+        with translated(function):
+            try:
+                with anyio.fail_after(self.timeout_s):
+                    answer = await self.supabase.rpc(function, dict(params)).execute()
+            except TimeoutError as exc:
+                raise Unreachable(f"{function}: no answer in {self.timeout_s:g} s") from exc
+        return answer.data
+
+    async def storage(
+        self,
+        what: str,
+        method: str,
+        path: str,
+        *,
+        json: Any = None,
+        headers: Mapping[str, str] | None = None,
+        limit_s: float | None = None,
+    ) -> Any:
+        """Ask the storage API once and return its JSON.
+
+        Raises:
+            ExaifsError: see `failures`.
+        """
+        limit_s = self.timeout_s if limit_s is None else limit_s
+        request = self.http.build_request(
+            method,
+            self.storage_url(path),
+            json=json,
+            headers={**self.auth_headers, **(headers or {})},
+            timeout=self.timeouts(read_s=limit_s),
+        )
+        with translated(what):
+            try:
+                with anyio.fail_after(limit_s):
+                    response = await self.http.send(request)
+            except TimeoutError as exc:
+                raise Unreachable(f"{what}: no answer in {limit_s:g} s") from exc
+        if not response.is_success:
+            raise storage_error(what, failure_of(response))
+        return json_of(what, response)
+
+    def timeouts(self, read_s: float | None = None) -> httpx.Timeout:
+        """Return the limits of one request; each holds between two steps, not for the whole."""
+        return _timeouts(self.timeout_s, read_s)
+
+
+def _timeouts(timeout_s: float, read_s: float | None = None) -> httpx.Timeout:
+    connect_s = min(_CONNECT_S, timeout_s)
+    return httpx.Timeout(
+        connect=connect_s, read=read_s or timeout_s, write=timeout_s, pool=timeout_s * _SLOW_FACTOR
+    )
+
+
+def json_of(what: str, response: httpx.Response) -> Any:
+    """Return the JSON of a success.
+
+    Raises:
+        Unreachable: a page that is no JSON.
+    """
+    try:
+        return response.json()
+    except ValueError as exc:
+        raise foreign_answer(what) from exc
+
+
+async def _check_rest(response: httpx.Response) -> None:
+    """Translate errors of PostgREST where the status is still known; supabase-py drops it."""
+    if "/rest/v1/" not in response.request.url.path:
+        return
+    await response.aread()
+    what = response.request.url.path.rpartition("/")[2]
+    if not response.is_success:
+        raise rest_error(what, failure_of(response))
+    if response.content:
+        json_of(what, response)
+
+
+@asynccontextmanager
+async def open_session(config: Config) -> AsyncIterator[Session]:
+    """Open the pool; nothing is sent yet.
+
+    Raises:
+        ConfigError: no server or key is named.
+        Unauthorized: the key has characters that no key has.
+    """
+    config.require_remote()
+    key = config.key
+    if not _KEY.fullmatch(key):
+        raise Unauthorized(f"the key has spaces or other characters that no key has. {KEY_HELP}")
+    timeout_s = config.request_timeout_s
+    async with httpx.AsyncClient(
+        http2=False,
+        limits=httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS),
+        timeout=_timeouts(timeout_s),
+        # A proxy from the environment serves the way out, never the way to this machine.
+        trust_env=not config.is_local_server,
+        headers={"user-agent": f"exaifs/{__version__}"},
+        event_hooks={"response": [_check_rest]},
+    ) as http:
+        yield Session(
+            http=http,
+            supabase=await _supabase(config.supabase_url, key, http),
+            url=config.supabase_url,
+            auth_headers={"apikey": key, "authorization": f"Bearer {key}"},
+            retry=RetryPolicy(total_s=2 * timeout_s),
+            timeout_s=timeout_s,
+            transfers=anyio.CapacityLimiter(_TRANSFERS),
+        )
+
+
+async def _supabase(url: str, key: str, http: httpx.AsyncClient) -> AsyncClient:
+    options = AsyncClientOptions(
+        httpx_client=http,
+        postgrest_client_retry=False,  # it would sleep with asyncio, also under trio
+        auto_refresh_token=False,
+        persist_session=False,
+    )
+    return await acreate_client(url, key, options=options)
+
+
+def identity_of(url: str, bucket: str) -> str:
+    """Name a project's bucket without secrets, the same for every spelling of its URL."""
+    parts = urlsplit(url)
+    default_port = {"http": 80, "https": 443}.get(parts.scheme)
+    port = "" if parts.port in {None, default_port} else f":{parts.port}"
+    return f"{parts.scheme}://{parts.hostname}{port}{parts.path.rstrip('/')}/{bucket}"
