@@ -120,9 +120,8 @@ def with_marker(entry: Entry, marker: ObjectRecord | None) -> Entry:
     """Return the directory with the attributes its marker's row keeps; None: it has no marker."""
     if marker is None:
         return replace(entry, marker=False)
-    mtime_ns = marker.posix.mtime_ns
-    if mtime_ns is None:
-        mtime_ns = entry.posix.mtime_ns
+    # A directory's times change with its names, here only: the row knows just what was set.
+    mtime_ns = max(marker.posix.mtime_ns or 0, entry.posix.mtime_ns or 0) or None
     return replace(
         entry,
         marker=True,

@@ -1,14 +1,12 @@
 """The local index: every name that is known, in SQLite, so that names and attributes cost no request.
 
-A directory is *loaded* when all its names are here. Answers from Supabase (listings, changes) are merged
-in one transaction each and return what they changed, so that the caller can tell the kernel.
+A directory is *loaded* when all its names are here. Changes made here go through `put`, `remove` and
+`rename`; what Supabase answers is merged by `merge.py`.
 
 Invariants:
 - No `await` in this module: a method is one step for every task.
 - A change made here is newer than any answer asked for before it: `view()` marks when a question was
   asked, and merging skips every key changed since.
-- An entry keeps its inode number while its content is the one this host wrote or saw; a file that
-  another host replaced gets a new one, as after a rename over it.
 
 Called by `fs/`; knows keys and prefixes, not inodes in memory.
 """
@@ -18,22 +16,18 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
-from exaifs.cache.entries import COLUMNS, Entry, from_record, from_row, to_row, with_marker
-from exaifs.model import ROOT_INO, Ino, ObjectRecord, Posix
-from exaifs.names import PLACEHOLDER, decode_component, is_showable, split_key
-from exaifs.remote.interface import Folder
+from exaifs.cache.entries import COLUMNS, Entry, from_row, to_row
+from exaifs.model import ROOT_INO, Ino, Posix
+from exaifs.names import split_key
 
 _UPSERT = (
     f"INSERT OR REPLACE INTO entries ({', '.join(COLUMNS)}) "  # noqa: S608  # constants only
     f"VALUES ({', '.join('?' * len(COLUMNS))})"
 )
-
-OBJECT_MARK = " (object)"
-"""Appended to the name of an object whose key is also a folder; the folder has the plain name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +35,6 @@ class View:
     """When a question was asked; see `Index.view`."""
 
     sequence: int
-
-
-@dataclass(slots=True)
-class Difference:
-    """What a merge changed, for invalidating kernel caches."""
-
-    added: list[Entry] = field(default_factory=list)
-    removed: list[Entry] = field(default_factory=list)
-    """Names that are gone, or whose inode was replaced (then also in `added`)."""
-    changed: list[Entry] = field(default_factory=list)
-    """Same inode, other attributes."""
-    odd_keys: int = 0
-    """Keys that no path can name."""
 
 
 def upper_bound(prefix: str) -> str:
@@ -119,6 +100,14 @@ class Index:
         ).fetchone()
         return None if row is None else from_row(row)
 
+    def file(self, parent: str, component: str) -> Entry | None:
+        """Return the file or symbolic link with the key `parent + component`."""
+        row = self._db.execute(
+            "SELECT * FROM entries WHERE parent = ? AND component = ? AND kind != 'dir'",
+            (parent, component),
+        ).fetchone()
+        return None if row is None else from_row(row)
+
     def has_children(self, prefix: str) -> bool:
         """Tell whether anything is known to be in a directory."""
         found = self._db.execute("SELECT 1 FROM entries WHERE parent = ? LIMIT 1", (prefix,))
@@ -143,6 +132,14 @@ class Index:
         """Return when a directory was last known to be complete; None when it is not."""
         row = self._db.execute("SELECT loaded_at_ns FROM loaded WHERE prefix = ?", (prefix,)).fetchone()
         return None if row is None else int(row[0])
+
+    def holds_pending(self, prefix: str) -> bool:
+        """Tell whether there are unsent files anywhere below a directory."""
+        found = self._db.execute(
+            "SELECT 1 FROM entries WHERE pending AND parent >= ? AND parent < ? LIMIT 1",
+            (prefix, upper_bound(prefix)),
+        )
+        return found.fetchone() is not None
 
     def by_sha256(self, sha256: str, mime_type: str) -> Entry | None:
         """Return some published file with that content and type, for copying it on the server."""
@@ -180,20 +177,20 @@ class Index:
     def put(self, entry: Entry) -> None:
         """Insert an entry made here, or replace the one of the same name."""
         self._touch(entry.key)
-        self._write(entry)
+        self.write(entry)
 
     def remove(self, entry: Entry) -> None:
         """Forget a name removed here; a directory's own listing is forgotten too."""
         self._touch(entry.key)
-        self._delete(entry)
+        self.delete(entry)
 
     def rename(self, entry: Entry, renamed: Entry) -> None:
         """Give an entry another name or place; for a directory everything below moves with it."""
-        with self._transaction():
+        with self.transaction():
             self._touch(entry.key)
             self._touch(renamed.key)
-            self._delete(entry, keep_below=True)
-            self._write(renamed)
+            self.delete(entry, keep_below=True)
+            self.write(renamed)
             if entry.is_dir:
                 self._move_below(entry.key, renamed.key)
 
@@ -217,12 +214,12 @@ class Index:
         """Forget names of an earlier run that never reached the bucket; return them."""
         rows = self._db.execute("SELECT * FROM entries WHERE pending").fetchall()
         gone = [from_row(row) for row in rows]
-        with self._transaction():
+        with self.transaction():
             for entry in gone:
-                self._delete(entry)
+                self.delete(entry)
         return gone
 
-    # -- answers from Supabase ---------------------------------------------------------------------
+    # -- for merging answers -----------------------------------------------------------------------
 
     @contextmanager
     def view(self) -> Iterator[View]:
@@ -235,150 +232,17 @@ class Index:
             if self._open_views == 0:
                 self._touched.clear()
 
-    def merge_directory(
-        self,
-        prefix: str,
-        records: Iterable[ObjectRecord],
-        folders: Iterable[Folder],
-        *,
-        view: View,
-        at_ns: int,
-    ) -> Difference:
-        """Make a directory what a complete listing says, and mark it loaded."""
-        difference = Difference()
-        with self._transaction():
-            stale = {entry.key: entry for entry in self.children(prefix) if not entry.pending}
-            for folder in folders:
-                if not is_showable(folder.component):
-                    difference.odd_keys += 1
-                    continue
-                stale.pop(f"{prefix}{folder.component}/", None)
-                self._merge_folder(prefix, folder, view, at_ns, difference)
-            for record in records:
-                component = record.key[len(prefix) :]
-                if component == PLACEHOLDER:
-                    if prefix == "":
-                        self._merge_folder("", Folder("", record), view, at_ns, difference)
-                    continue
-                if not is_showable(component):
-                    difference.odd_keys += 1
-                    continue
-                stale.pop(record.key, None)
-                self._merge_object(record, view, difference)
-            for entry in stale.values():
-                if not self._newer(entry.key, view) and not self._holds_pending(entry):
-                    self._delete(entry)
-                    difference.removed.append(entry)
-            self.mark_loaded(prefix, at_ns)
-        return difference
-
-    def merge_record(self, record: ObjectRecord, view: View) -> Difference:
-        """Take in the newest state of one object whose directory is known."""
-        difference = Difference()
-        with self._transaction():
-            self._merge_object(record, view, difference)
-        return difference
-
-    def _merge_folder(
-        self, prefix: str, folder: Folder, view: View, at_ns: int, difference: Difference
-    ) -> None:
-        key = f"{prefix}{folder.component}/" if folder.component else ""
-        if self._newer(key, view):
-            return
-        known = self.directory(key)
-        if known is None:
-            fresh = Entry(
-                parent=prefix,
-                name=decode_component(folder.component),
-                component=folder.component,
-                kind="dir",
-                ino=self.allocate_ino(),
-                created_ns=at_ns,
-                updated_ns=at_ns,
-                ctime_ns=at_ns,
-            )
-            self._displace(fresh, difference)
-            entry = with_marker(fresh, folder.marker)
-            self._write(entry)
-            difference.added.append(entry)
-            return
-        entry = with_marker(known, folder.marker)
-        if entry != known:
-            self._write(entry)
-            difference.changed.append(entry)
-
-    def _displace(self, folder: Entry, difference: Difference) -> None:
-        """Move an object of the same name out of a folder's way."""
-        taken = self.child(folder.parent, folder.name)
-        if taken is not None:
-            marked = replace(taken, name=taken.name + OBJECT_MARK)
-            self._delete(taken)
-            self._write(marked)
-            difference.removed.append(taken)
-            difference.added.append(marked)
-
-    def _merge_object(self, record: ObjectRecord, view: View, difference: Difference) -> None:
-        if self._newer(record.key, view):
-            return
-        parent, component = split_key(record.key)
-        known = self._object(parent, component)
-        if known is None:
-            name = self._free_name(parent, decode_component(component))
-            entry = from_record(
-                record, parent=parent, component=component, name=name, ino=self.allocate_ino()
-            )
-            self._write(entry)
-            difference.added.append(entry)
-            return
-        if known.pending:
-            return
-        same = known.same_content(record)
-        ino = known.ino if same else self.allocate_ino()
-        entry = from_record(record, parent=parent, component=component, name=known.name, ino=ino)
-        if same:
-            entry = replace(entry, ctime_ns=max(entry.ctime_ns, known.ctime_ns))
-        if entry == known:
-            return
-        self._write(entry)
-        if same:
-            difference.changed.append(entry)
-        else:
-            difference.removed.append(known)
-            difference.added.append(entry)
-
-    def _free_name(self, parent: str, name: str) -> str:
-        while self.child(parent, name) is not None:
-            name += OBJECT_MARK
-        return name
-
-    def _object(self, parent: str, component: str) -> Entry | None:
-        row = self._db.execute(
-            "SELECT * FROM entries WHERE parent = ? AND component = ? AND kind != 'dir'",
-            (parent, component),
-        ).fetchone()
-        return None if row is None else from_row(row)
-
-    # -- plumbing ----------------------------------------------------------------------------------
-
     def _touch(self, key: str) -> None:
         self._sequence += 1
         if self._open_views:
             self._touched[key] = self._sequence
 
-    def _newer(self, key: str, view: View) -> bool:
+    def is_newer(self, key: str, view: View) -> bool:
+        """Tell whether a key changed here after a question was asked."""
         return self._touched.get(key, -1) > view.sequence
 
-    def _holds_pending(self, entry: Entry) -> bool:
-        """Whether a directory that the server no longer lists has unsent files below it."""
-        if not entry.is_dir:
-            return False
-        found = self._db.execute(
-            "SELECT 1 FROM entries WHERE pending AND parent >= ? AND parent < ? LIMIT 1",
-            (entry.key, upper_bound(entry.key)),
-        )
-        return found.fetchone() is not None
-
-    def _write(self, entry: Entry) -> None:
+    def write(self, entry: Entry) -> None:
+        """Store an entry without marking it as changed here."""
         if entry.ino == ROOT_INO:
             self._root = entry
             values = {"posix": entry.posix.to_json(), "marker": entry.marker, "ctime_ns": entry.ctime_ns}
@@ -386,7 +250,8 @@ class Index:
             return
         self._db.execute(_UPSERT, to_row(entry))
 
-    def _delete(self, entry: Entry, *, keep_below: bool = False) -> None:
+    def delete(self, entry: Entry, *, keep_below: bool = False) -> None:
+        """Drop an entry, and what is below a directory, without marking it as changed here."""
         self._db.execute(
             "DELETE FROM entries WHERE parent = ? AND name = ?", (entry.parent, os.fsencode(entry.name))
         )
@@ -396,7 +261,8 @@ class Index:
             self._db.execute("DELETE FROM loaded WHERE prefix >= ? AND prefix < ?", bounds)
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def transaction(self) -> Iterator[None]:
+        """Make several changes one."""
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield

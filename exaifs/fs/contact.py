@@ -1,0 +1,45 @@
+"""Whether Supabase answers: shared by everything that asks it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import structlog
+import trio
+
+from exaifs.errors import RemoteError
+
+_log = structlog.get_logger(__name__)
+
+OFFLINE_RETRY_S = 5.0
+"""While Supabase is away, ask again this often instead of making every look-up wait."""
+
+
+class Contact:
+    """When Supabase last answered, and whether it does now."""
+
+    def __init__(self, clock: Callable[[], float] = trio.current_time) -> None:
+        self._clock = clock
+        self.offline_since_ns: int | None = None
+        self.last_answer_ns: int | None = None
+        self._next_try = 0.0
+
+    @property
+    def worth_trying(self) -> bool:
+        """False for a short while after a failure."""
+        return self.offline_since_ns is None or self._clock() >= self._next_try
+
+    def succeeded(self) -> None:
+        """Supabase answered."""
+        self.last_answer_ns = time.time_ns()
+        if self.offline_since_ns is not None:
+            _log.info("Supabase answers again")
+        self.offline_since_ns = None
+
+    def failed(self, exc: RemoteError) -> None:
+        """Supabase did not answer, or not as it should."""
+        self._next_try = self._clock() + OFFLINE_RETRY_S
+        if self.offline_since_ns is None:
+            self.offline_since_ns = time.time_ns()
+            _log.warning("Supabase is away; serving what is known", reason=str(exc))

@@ -1,0 +1,135 @@
+"""Loads directories into the index when they are needed, and decides when one must be listed again.
+
+One listing per directory at a time, however many ask. A directory that was loaded once is still served
+from the index when Supabase cannot be reached; one that never was gives the error, never an empty
+directory (promise 3).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import structlog
+import trio
+
+from exaifs.cache.entries import Entry
+from exaifs.cache.merge import Difference, merge_directory
+from exaifs.errors import RemoteError, Unreachable
+from exaifs.fs.core import Core
+from exaifs.model import ObjectRecord
+from exaifs.names import path_of
+from exaifs.remote.interface import Folder
+
+_log = structlog.get_logger(__name__)
+
+_PAGE = 1000
+"""PostgREST's default cap on rows; one value a call is not cut by it, but stay below."""
+
+
+class Directories:
+    """Keeps loaded directories fresh enough.
+
+    Args:
+        core: whose index takes the listings.
+        freshness_s: how old a listing may be before it is asked again.
+        on_change: told what a merge changed.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        freshness_s: float,
+        on_change: Callable[[Difference], None],
+    ) -> None:
+        self._index = core.index
+        self._catalog = core.remote.catalog
+        self._contact = core.contact
+        self._freshness_ns = int(freshness_s * 1e9)
+        self._on_change = on_change
+        self._loading: dict[str, trio.Event] = {}
+        self._odd_keys: dict[str, int] = {}
+
+    @property
+    def odd_keys(self) -> int:
+        """Number of keys seen that no path can name."""
+        return sum(self._odd_keys.values())
+
+    def is_fresh(self, prefix: str) -> bool:
+        """Tell whether a directory can be answered without asking."""
+        loaded_at_ns = self._index.loaded_at_ns(prefix)
+        return loaded_at_ns is not None and 0 <= time.time_ns() - loaded_at_ns < self._freshness_ns
+
+    async def ensure(self, prefix: str) -> None:
+        """Make sure a directory's names are known and fresh; a checkpoint only when it must ask.
+
+        Raises:
+            RemoteError: it was never loaded and Supabase cannot be asked.
+        """
+        while not self.is_fresh(prefix):
+            loaded = self._index.loaded_at_ns(prefix) is not None
+            if not self._contact.worth_trying:
+                if loaded:
+                    return
+                raise Unreachable("Supabase is away and this directory was never listed")
+            running = self._loading.get(prefix)
+            if running is not None:
+                await running.wait()
+                continue
+            try:
+                await self._load(prefix)
+            except RemoteError as exc:
+                if exc.temporary:
+                    self._contact.failed(exc)
+                if not loaded:
+                    raise
+                if not exc.temporary:
+                    _log.warning(
+                        "listing failed; serving what is known", path=path_of(prefix), reason=str(exc)
+                    )
+            return
+
+    async def reload(self, prefix: str) -> None:
+        """Have a directory listed anew at the next need, because something did not fit."""
+        self._index.mark_unloaded(prefix)
+
+    async def _load(self, prefix: str) -> None:
+        done = self._loading[prefix] = trio.Event()
+        try:
+            with self._index.view() as view:
+                asked_ns = time.time_ns()
+                records, folders = await self._list(prefix)
+                self._contact.succeeded()
+                difference = merge_directory(
+                    self._index, prefix, records, folders, view=view, at_ns=asked_ns
+                )
+            self._note_odd_keys(prefix, difference.odd_keys)
+            self._on_change(difference)
+        finally:
+            del self._loading[prefix]
+            done.set()
+
+    async def _list(self, prefix: str) -> tuple[list[ObjectRecord], list[Folder]]:
+        records: list[ObjectRecord] = []
+        folders: list[Folder] = []
+        after: str | None = ""
+        while after is not None:
+            page = await self._catalog.list_directory(prefix, after, _PAGE)
+            records += page.records
+            folders += page.folders
+            after = page.next_after
+        return records, folders
+
+    def _note_odd_keys(self, prefix: str, count: int) -> None:
+        if count and self._odd_keys.get(prefix) != count:
+            _log.warning("keys that no path can name are not shown", path=path_of(prefix), count=count)
+        if count:
+            self._odd_keys[prefix] = count
+        else:
+            self._odd_keys.pop(prefix, None)
+
+
+def touched(directory: Entry, now_ns: int) -> Entry:
+    """Return a directory's entry after a name in it was made or removed."""
+    return replace(directory, ctime_ns=now_ns, posix=replace(directory.posix, mtime_ns=now_ns, kind="dir"))

@@ -1,0 +1,175 @@
+"""Open files: create, open, read, write, truncate, flush, fsync, release.
+
+Readers never wait for a lock. Writers take the inode's; the first write makes the staged copy, `flush`
+publishes it, the last `release` gives it to the cache.
+"""
+
+from __future__ import annotations
+
+import os
+
+import structlog
+
+from exaifs.errors import BadHandle, ExaifsError, IsADirectory
+from exaifs.fs.core import Core
+from exaifs.fs.counters import AccessCounters
+from exaifs.fs.handles import HandleTable, OpenedFile, OpenFile
+from exaifs.fs.inodes import Inode
+from exaifs.fs.namespace import Namespace
+from exaifs.fs.publish import Publisher
+from exaifs.fs.writing import Writer
+from exaifs.model import Attributes, Caller, Handle, Ino
+from exaifs.names import path_of
+
+_log = structlog.get_logger(__name__)
+
+
+class Files:
+    """Operations on file handles.
+
+    Args:
+        core: inodes and clean bytes.
+        handles: open files.
+        namespace: makes names for `create`.
+        publisher: where dirty bytes go.
+        writer: makes and changes staged copies.
+        counters: counts reads.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        handles: HandleTable,
+        namespace: Namespace,
+        *,
+        publisher: Publisher,
+        writer: Writer,
+        counters: AccessCounters,
+    ) -> None:
+        self._core = core
+        self._table = core.table
+        self._contents = core.contents
+        self._handles = handles
+        self._namespace = namespace
+        self._publisher = publisher
+        self._writer = writer
+        self._counters = counters
+
+    async def create(
+        self, parent: Ino, name: str, mode: int, flags: int, caller: Caller
+    ) -> tuple[Handle, Attributes]:
+        """Make a file and open it; it reaches the bucket when it is closed.
+
+        Raises:
+            Exists: the name is taken.
+            NameTooLong, ReadOnly, NotADirectory: as they say.
+        """
+        inode = await self._namespace.make_file(parent, name, mode, caller)
+        opened = self._open(inode, flags)
+        return opened.handle, self._table.attributes(inode)
+
+    async def open(self, ino: Ino, flags: int, _caller: Caller) -> OpenedFile:
+        """Open an existing file.
+
+        Raises:
+            IsADirectory, ReadOnly: as they say.
+        """
+        inode = self._table.get(ino)
+        if inode.entry.is_dir:
+            raise IsADirectory(f"{path_of(inode.entry.key)} is a directory")
+        writing = flags & os.O_ACCMODE != os.O_RDONLY
+        if writing or flags & os.O_TRUNC:
+            self._core.check_writable()
+        opened = self._open(inode, flags)
+        if flags & os.O_TRUNC:
+            try:
+                await self._writer.resize(inode, 0, publish=False)
+            except BaseException:
+                self._close(opened)
+                raise
+        # Content under an inode changes only through this host's kernel, so its pages stay good.
+        return OpenedFile(opened.handle, keep_cache=True)
+
+    def _open(self, inode: Inode, flags: int) -> OpenFile:
+        opened = self._handles.open_file(inode, flags)
+        if not inode.entry.pending:
+            opened.pinned = inode.entry.ref
+            self._contents.pin(opened.pinned)
+        return opened
+
+    def _close(self, opened: OpenFile) -> None:
+        self._handles.close_file(opened.handle)
+        if opened.pinned is not None:
+            self._contents.unpin(opened.pinned)
+
+    def read_nowait(self, fh: Handle, offset: int, size_bytes: int) -> bytes | None:
+        """Answer from the staged copy, memory or page cache; None when `read` must be awaited."""
+        opened = self._handles.file(fh)
+        if not opened.readable:
+            raise BadHandle("not open for reading")
+        opened.was_read = True
+        inode = opened.inode
+        if inode.staged is not None:
+            return inode.staged.read_at(offset, size_bytes)
+        if inode.entry.pending or offset >= inode.entry.size_bytes:
+            return b""
+        return self._contents.read_nowait(inode.entry.ref, offset, size_bytes)
+
+    async def read(self, fh: Handle, offset: int, size_bytes: int) -> bytes:
+        """Return bytes, short only at the end of the file.
+
+        Raises:
+            Stale: this version is gone from the bucket and was not cached.
+            RemoteError: not cached, and Supabase does not answer.
+        """
+        data = self.read_nowait(fh, offset, size_bytes)
+        if data is not None:
+            return data
+        return await self._contents.read(self._handles.file(fh).inode.entry.ref, offset, size_bytes)
+
+    async def write(self, fh: Handle, offset: int, data: bytes) -> int:
+        """Write to the staged copy.
+
+        Raises:
+            FileTooLarge: past the bucket's limit.
+            NoSpace: the cache disk is full.
+        """
+        opened = self._handles.file(fh)
+        if not opened.writable:
+            raise BadHandle("not open for writing")
+        return await self._writer.write(opened.inode, offset, data)
+
+    async def flush(self, fh: Handle) -> None:
+        """close(2) of one descriptor: its bytes are in Supabase when this returns.
+
+        Raises:
+            ExaifsError: they are not; the staged copy is kept and sent later.
+        """
+        await self._publish(self._handles.file(fh).inode)
+
+    async def fsync(self, fh: Handle, _datasync: bool) -> None:  # noqa: FBT001  # pyfuse3's signature
+        """Make what was written durable: it is in Supabase when this returns."""
+        await self._publish(self._handles.file(fh).inode)
+
+    async def _publish(self, inode: Inode) -> None:
+        if not inode.dirty:
+            return
+        async with inode.lock:
+            await self._publisher.publish(inode)
+
+    async def release(self, fh: Handle) -> None:
+        """The last reference to a handle is gone; errors reach nobody, so nothing is lost here."""
+        opened = self._handles.file(fh)
+        inode = opened.inode
+        self._close(opened)
+        if opened.was_read and not inode.unlinked:
+            self._counters.count(inode.entry.key)
+        if inode.opens == 0 and inode.staged is not None:
+            async with inode.lock:
+                try:
+                    await self._publisher.publish(inode)  # what a memory map dirtied after close
+                    await self._publisher.settle(inode)
+                except ExaifsError as exc:
+                    _log.warning("will be sent later", path=path_of(inode.entry.key), reason=str(exc))
+                    self._publisher.retry_soon()
+        self._table.release(inode)

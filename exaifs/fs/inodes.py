@@ -1,0 +1,235 @@
+"""Inodes the kernel knows or that have unsent bytes: entry, lookup count, staged copy, lock.
+
+Everything else stays in the index. The table is changed only by synchronous methods and needs no lock;
+an inode's own lock serialises what changes its bytes or its name. Two locks at once are taken only in
+ascending order of inode numbers (rename), and an inode's lock is the only one held over the network.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+from exaifs.cache.entries import Entry
+from exaifs.cache.index import Index
+from exaifs.cache.merge import Difference
+from exaifs.errors import NotADirectory, Stale
+from exaifs.model import ROOT_INO, AttributeChange, Attributes, Ino
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from exaifs.fs.staging import Staged
+
+_log = structlog.get_logger(__name__)
+
+_TYPE_BITS = {"file": stat.S_IFREG, "dir": stat.S_IFDIR, "symlink": stat.S_IFLNK}
+
+
+@dataclass(frozen=True, slots=True)
+class Ownership:
+    """What files show whose attributes were never recorded."""
+
+    uid: int
+    gid: int
+    umask: int
+
+    def mode(self, entry: Entry) -> int:
+        """Return permission bits and file type."""
+        bits = entry.posix.mode
+        if bits is None:
+            bits = {"file": 0o666, "dir": 0o777, "symlink": 0o777}[entry.kind]
+            if entry.kind != "symlink":
+                bits &= ~self.umask
+        return bits | _TYPE_BITS[entry.kind]
+
+
+class Inode:
+    """One file, directory or symbolic link that is in use."""
+
+    def __init__(self, entry: Entry) -> None:
+        self.entry = entry
+        self.lock = trio.Lock()
+        """Guards `staged` and the entry's name against publish, write, rename and unlink."""
+        self.lookups = 0
+        self.opens = 0
+        self.unlinked = False
+        """Removed on this host: nothing of it may be published."""
+        self.staged: Staged | None = None
+        self.failure: str | None = None
+        """Why the last attempt to publish failed."""
+        self.uploading = False
+
+    def __repr__(self) -> str:
+        return f"<Inode {self.entry.ino} {self.entry.key!r} lookups={self.lookups} opens={self.opens}>"
+
+    @property
+    def ino(self) -> Ino:
+        """Inode number."""
+        return self.entry.ino
+
+    @property
+    def dirty(self) -> bool:
+        """Whether there are bytes or attributes that only this host has."""
+        return self.staged is not None and self.staged.dirty and not self.unlinked
+
+    @property
+    def size_bytes(self) -> int:
+        """Size that readers and writers of this host see."""
+        return self.entry.size_bytes if self.staged is None else self.staged.size_bytes
+
+    def change_posix(self, change: AttributeChange, now_ns: int) -> None:
+        """Take on permission bits, owner and times; the size is the staged copy's."""
+        posix = self.entry.posix
+        self.entry = replace(
+            self.entry,
+            ctime_ns=now_ns,
+            posix=replace(
+                posix,
+                mode=posix.mode if change.mode is None else change.mode & 0o7777,
+                uid=posix.uid if change.uid is None else change.uid,
+                gid=posix.gid if change.gid is None else change.gid,
+                mtime_ns=posix.mtime_ns if change.mtime_ns is None else change.mtime_ns,
+                kind=self.entry.kind,
+            ),
+        )
+
+
+class InodeTable:
+    """Inodes by number.
+
+    Args:
+        index: where the entries live.
+        ownership: for attributes that were never recorded.
+    """
+
+    def __init__(self, index: Index, ownership: Ownership) -> None:
+        self._index = index
+        self._ownership = ownership
+        self._inodes: dict[Ino, Inode] = {}
+
+    def __iter__(self) -> Iterator[Inode]:
+        return iter(list(self._inodes.values()))
+
+    def get(self, ino: Ino) -> Inode:
+        """Return the inode of that number, making it from the index when needed.
+
+        Raises:
+            Stale: the number is no longer anything.
+        """
+        inode = self._inodes.get(ino)
+        if inode is None:
+            entry = self._index.by_ino(ino)
+            if entry is None:
+                raise Stale(f"inode {ino} is gone")
+            inode = self._inodes[ino] = Inode(entry)
+        return inode
+
+    def of(self, entry: Entry) -> Inode:
+        """Return the inode of an entry that was just read from the index."""
+        inode = self._inodes.get(entry.ino)
+        if inode is None:
+            inode = self._inodes[entry.ino] = Inode(entry)
+        return inode
+
+    def directory(self, ino: Ino) -> Inode:
+        """Return a directory's inode.
+
+        Raises:
+            NotADirectory: it is something else.
+        """
+        inode = self.get(ino)
+        if not inode.entry.is_dir:
+            raise NotADirectory(f"inode {ino} is not a directory")
+        return inode
+
+    def live(self, ino: Ino) -> Inode | None:
+        """Return an inode only if it is in the table."""
+        return self._inodes.get(ino)
+
+    def below(self, prefix: str) -> list[Inode]:
+        """Return the inodes in use under a directory, in ascending order."""
+        found = [i for i in self if i.entry.key.startswith(prefix) and i.ino != ROOT_INO and not i.unlinked]
+        return sorted(found, key=lambda inode: inode.ino)
+
+    def attributes(self, inode: Inode) -> Attributes:
+        """Return what stat shows now."""
+        entry = inode.entry
+        posix = entry.posix
+        links = 1
+        if entry.is_dir:
+            # Unknown below: 1 tells find(1) not to count on the number of subdirectories.
+            loaded = self._index.loaded_at_ns(entry.key) is not None
+            links = 2 + self._index.subdirectory_count(entry.key) if loaded else 1
+        mtime_ns = entry.mtime_ns
+        return Attributes(
+            ino=entry.ino,
+            mode=self._ownership.mode(entry),
+            nlink=0 if inode.unlinked else links,
+            uid=self._ownership.uid if posix.uid is None else posix.uid,
+            gid=self._ownership.gid if posix.gid is None else posix.gid,
+            size_bytes=inode.size_bytes,
+            atime_ns=mtime_ns,
+            mtime_ns=mtime_ns,
+            ctime_ns=max(entry.ctime_ns, entry.updated_ns),
+        )
+
+    def entry_attributes(self, entry: Entry) -> Attributes:
+        """Return what stat shows for a name in a listing, whether or not the inode is in use."""
+        return self.attributes(self._inodes.get(entry.ino) or Inode(entry))
+
+    def store(self, inode: Inode) -> None:
+        """Write an inode's entry to the index, unless it was removed."""
+        if not inode.unlinked:
+            self._index.put(inode.entry)
+
+    def refresh(self, inodes: Iterable[Inode]) -> None:
+        """Read entries again whose names changed underneath (directory rename)."""
+        for inode in inodes:
+            entry = self._index.by_ino(inode.ino)
+            if entry is not None:
+                # Attributes of a dirty inode are newer than the index.
+                inode.entry = (
+                    replace(inode.entry, parent=entry.parent, name=entry.name, component=entry.component)
+                    if inode.dirty
+                    else entry
+                )
+
+    def apply(self, difference: Difference) -> None:
+        """Take in what another host changed; replaced files keep serving the version they had."""
+        for entry in difference.changed:
+            inode = self._inodes.get(entry.ino)
+            if inode is not None and not inode.dirty:
+                inode.entry = entry
+
+    def forget(self, ino: Ino, count: int) -> None:
+        """The kernel drops `count` of its references."""
+        inode = self._inodes.get(ino)
+        if inode is None:
+            return
+        inode.lookups -= count
+        if inode.lookups < 0:
+            _log.warning("the kernel forgot more than it looked up", ino=ino, lookups=inode.lookups)
+            inode.lookups = 0
+        self.release(inode)
+
+    def release(self, inode: Inode) -> None:
+        """Drop an inode from the table once nobody needs it."""
+        if inode.lookups == 0 and inode.opens == 0 and inode.staged is None and inode.ino != ROOT_INO:
+            self._inodes.pop(inode.ino, None)
+
+
+@asynccontextmanager
+async def locked(*inodes: Inode | None) -> AsyncIterator[None]:
+    """Hold the locks of several inodes, taken in ascending order."""
+    unique = {inode.ino: inode for inode in inodes if inode is not None}
+    async with AsyncExitStack() as stack:
+        for ino in sorted(unique):
+            await stack.enter_async_context(unique[ino].lock)
+        yield

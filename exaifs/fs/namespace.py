@@ -1,0 +1,390 @@
+"""Names: look-up, attributes, listing, and making files, directories and symbolic links.
+
+Every answer comes from the index; a directory is listed first when it is not known or not fresh. Methods
+that return the attributes of a name count one look-up for the kernel.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from exaifs.cache.entries import Entry
+from exaifs.errors import (
+    Exists,
+    InvalidArgument,
+    NameTooLong,
+    NotFound,
+)
+from exaifs.fs.core import Core
+from exaifs.fs.directories import Directories, touched
+from exaifs.fs.handles import DirectoryEntry, HandleTable
+from exaifs.fs.inodes import Inode
+from exaifs.fs.markers import Markers
+from exaifs.fs.publish import Publisher
+from exaifs.fs.removal import Remover
+from exaifs.fs.rename import Renamer
+from exaifs.fs.writing import Writer
+from exaifs.model import (
+    DIRECTORY_MIME,
+    ROOT_INO,
+    SYMLINK_MIME,
+    AttributeChange,
+    Attributes,
+    Caller,
+    Handle,
+    Ino,
+    Kind,
+    Posix,
+)
+from exaifs.names import MAX_NAME_BYTES, check_name, child_key, split_key
+from exaifs.remote.interface import RowPatch
+
+MAX_SYMLINK_BYTES = 4095
+"""PATH_MAX less the terminating zero."""
+
+_BLOCK_BYTES = 4096
+_NOMINAL_BYTES = 1 << 50
+"""What statfs shows as capacity: a bucket has no size of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileSystemStatistics:
+    """What statvfs(3) shows."""
+
+    block_size: int
+    blocks: int
+    blocks_free: int
+    files: int
+    files_free: int
+    name_max: int
+
+
+class Namespace:
+    """Operations on names and attributes of one mount."""
+
+    def __init__(
+        self,
+        core: Core,
+        handles: HandleTable,
+        directories: Directories,
+        *,
+        markers: Markers,
+        publisher: Publisher,
+        writer: Writer,
+        remover: Remover,
+        renamer: Renamer,
+    ) -> None:
+        self._core = core
+        self._index = core.index
+        self._table = core.table
+        self._contents = core.contents
+        self._catalog = core.remote.catalog
+        self._handles = handles
+        self._directories = directories
+        self._markers = markers
+        self._publisher = publisher
+        self._writer = writer
+        self._remover = remover
+        self._renamer = renamer
+
+    # -- looking -----------------------------------------------------------------------------------
+
+    async def lookup(self, parent: Ino, name: str) -> Attributes:
+        """Return the attributes of a name.
+
+        Raises:
+            NotFound: proven absent.
+            RemoteError: not known, and Supabase cannot be asked.
+        """
+        directory = self._table.directory(parent)
+        if name in {".", ".."}:
+            return self._counted(directory if name == "." else self._parent_of(directory))
+        if len(os.fsencode(name)) > MAX_NAME_BYTES:
+            raise NameTooLong(f"a name of more than {MAX_NAME_BYTES} bytes")
+        return self._counted(self._table.of(await self._find(directory, name)))
+
+    async def _find(self, directory: Inode, name: str) -> Entry:
+        prefix = directory.entry.key
+        await self._directories.ensure(prefix)
+        entry = self._index.child(prefix, name)
+        if entry is None:
+            raise NotFound(f"no {name!r} here")
+        return entry
+
+    def _parent_of(self, directory: Inode) -> Inode:
+        parent = self._index.directory(directory.entry.parent)
+        return self._table.get(ROOT_INO) if parent is None else self._table.of(parent)
+
+    def _counted(self, inode: Inode) -> Attributes:
+        inode.lookups += 1
+        return self._table.attributes(inode)
+
+    def forget(self, forgotten: Sequence[tuple[Ino, int]]) -> None:
+        """The kernel drops references."""
+        for ino, count in forgotten:
+            self._table.forget(ino, count)
+
+    async def getattr(self, ino: Ino) -> Attributes:
+        """Return the attributes of an inode the kernel knows."""
+        return self._table.attributes(self._table.get(ino))
+
+    async def readlink(self, ino: Ino) -> bytes:
+        """Return a symbolic link's target.
+
+        Raises:
+            InvalidArgument: not a symbolic link.
+        """
+        inode = self._table.get(ino)
+        if inode.entry.kind != "symlink":
+            raise InvalidArgument("not a symbolic link")
+        if inode.staged is not None:
+            return inode.staged.read_at(0, MAX_SYMLINK_BYTES)
+        return await self._contents.read(inode.entry.ref, 0, inode.entry.size_bytes)
+
+    async def statfs(self) -> FileSystemStatistics:
+        """Return totals of what is known, against a nominal capacity."""
+        files, used_bytes = self._index.totals()
+        blocks = _NOMINAL_BYTES // _BLOCK_BYTES
+        return FileSystemStatistics(
+            block_size=_BLOCK_BYTES,
+            blocks=blocks,
+            blocks_free=blocks - used_bytes // _BLOCK_BYTES,
+            files=files + (1 << 32),
+            files_free=1 << 32,
+            name_max=MAX_NAME_BYTES,
+        )
+
+    # -- listing -----------------------------------------------------------------------------------
+
+    async def opendir(self, ino: Ino) -> Handle:
+        """Open a directory for listing."""
+        directory = self._table.directory(ino)
+        await self._directories.ensure(directory.entry.key)
+        return self._handles.open_directory(directory).handle
+
+    async def readdir(self, fh: Handle, after: int) -> Iterator[DirectoryEntry]:
+        """Return the names after a cookie; 0 takes a new snapshot."""
+        opened = self._handles.directory(fh)
+        if after == 0 or opened.entries is None:
+            await self._directories.ensure(opened.inode.entry.key)
+            opened.entries = self._index.children(opened.inode.entry.key)
+        return self._entries(opened.inode, opened.entries, after)
+
+    def _entries(self, directory: Inode, entries: list[Entry], after: int) -> Iterator[DirectoryEntry]:
+        dots = ((".", directory), ("..", self._parent_of(directory)))
+        for cookie, (name, inode) in enumerate(dots, start=1):
+            if cookie > after:
+                yield DirectoryEntry(name, self._table.attributes(inode), cookie, None)
+        first = max(after - len(dots), 0)
+        for position in range(first, len(entries)):
+            entry = entries[position]
+            attributes = self._table.entry_attributes(entry)
+            yield DirectoryEntry(entry.name, attributes, position + len(dots) + 1, entry)
+
+    def took(self, listed: DirectoryEntry) -> None:
+        """The kernel took a listed name: that is a look-up, but for `.` and `..`."""
+        if listed.entry is not None:
+            self._table.of(listed.entry).lookups += 1
+
+    def releasedir(self, fh: Handle) -> None:
+        """Close a directory."""
+        self._table.release(self._handles.close_directory(fh).inode)
+
+    # -- attributes --------------------------------------------------------------------------------
+
+    async def setattr(self, ino: Ino, change: AttributeChange, fh: Handle | None) -> Attributes:
+        """Change size, mode, owner or times.
+
+        Args:
+            ino: which inode.
+            change: what to change.
+            fh: the handle of ftruncate(2) and the like; without one a new size is published at once.
+
+        Raises:
+            NotFound: the file was removed meanwhile.
+            FileTooLarge, IsADirectory: as they say.
+        """
+        self._core.check_writable()
+        inode = self._table.get(ino)
+        if change.size_bytes is not None:
+            await self._writer.resize(inode, change.size_bytes, publish=fh is None)
+        wanted = (change.mode, change.uid, change.gid, change.mtime_ns)
+        if any(value is not None for value in wanted):
+            async with inode.lock:
+                await self._set_posix(inode, change)
+        return self._table.attributes(inode)
+
+    async def _set_posix(self, inode: Inode, change: AttributeChange) -> None:
+        before = inode.entry
+        inode.change_posix(change, time.time_ns())
+        if inode.unlinked:
+            return
+        if inode.entry.pending or inode.dirty:
+            # It travels with the bytes; also those that are already in the bucket get it then.
+            assert inode.staged is not None
+            inode.staged.touch()
+            return
+        try:
+            await self.patch_row(inode, RowPatch(posix=inode.entry.posix))
+        except BaseException:
+            inode.entry = before
+            raise
+
+    async def patch_row(self, inode: Inode, patch: RowPatch) -> None:
+        """Change a row; a directory gets a marker for it first. The caller holds the inode's lock."""
+        key = inode.entry.key
+        if inode.entry.is_dir:
+            marked = await self._markers.ensure(key)
+            if marked is None:
+                raise NotFound("the directory was removed")
+            inode.entry = replace(inode.entry, marker=True, file_id=marked.file_id)
+            key = inode.entry.marker_key
+        record = await self._catalog.patch(key, patch)
+        inode.entry = replace(
+            inode.entry, xattrs=record.xattrs, file_id=record.file_id or inode.entry.file_id
+        )
+        self._table.store(inode)
+
+    # -- making ------------------------------------------------------------------------------------
+
+    async def make_file(self, parent: Ino, name: str, mode: int, caller: Caller) -> Inode:
+        """Make a file that is in the bucket once it is closed; counts a look-up."""
+        inode = await self._make(parent, name, "file", mode, caller)
+        self._writer.stage_new(inode)
+        inode.lookups += 1
+        return inode
+
+    async def symlink(self, parent: Ino, name: str, target: bytes, caller: Caller) -> Attributes:
+        """Make a symbolic link: a small object whose bytes are the target."""
+        if not 0 < len(target) <= MAX_SYMLINK_BYTES:
+            raise NameTooLong("a symbolic link's target has 1 to 4095 bytes")
+        inode = await self._make(parent, name, "symlink", 0o777, caller)
+        inode.entry = replace(inode.entry, mime_type=SYMLINK_MIME)
+        self._writer.stage_new(inode)
+        try:
+            await self._writer.write(inode, 0, target)
+            async with inode.lock:
+                await self._publisher.publish(inode)
+                await self._publisher.settle(inode)
+        except BaseException:
+            self._remover.discard(inode)
+            raise
+        return self._counted(inode)
+
+    async def mkdir(self, parent: Ino, name: str, mode: int, caller: Caller) -> Attributes:
+        """Make a directory, with its marker."""
+        inode = await self._make(parent, name, "dir", mode, caller)
+        try:
+            async with inode.lock:
+                marked = await self._markers.write(inode.entry, inode.entry.posix)
+                inode.entry = replace(marked, pending=False, posix=inode.entry.posix)
+                self._table.store(inode)
+                self._index.mark_loaded(inode.entry.key, time.time_ns())
+        except BaseException:
+            self._remover.discard(inode)
+            raise
+        return self._counted(inode)
+
+    async def _make(self, parent: Ino, name: str, kind: Kind, mode: int, caller: Caller) -> Inode:
+        """Put a pending name into the index.
+
+        Raises:
+            Exists, NameTooLong, ReadOnly: as they say.
+            NotFound: the directory was removed.
+        """
+        self._core.check_writable()
+        check_name(name)
+        directory = self._table.directory(parent)
+        prefix = directory.entry.key
+        if directory.unlinked:
+            raise NotFound("the directory was removed")
+        key = child_key(prefix, name)
+        await self._directories.ensure(prefix)
+        if self._index.child(prefix, name) is not None:
+            raise Exists(f"{name!r} exists")
+        now_ns = time.time_ns()
+        entry = Entry(
+            parent=prefix,
+            name=name,
+            component=split_key(key)[1],
+            kind=kind,
+            ino=self._index.allocate_ino(),
+            pending=True,
+            mime_type=DIRECTORY_MIME if kind == "dir" else "application/octet-stream",
+            created_ns=now_ns,
+            updated_ns=now_ns,
+            ctime_ns=now_ns,
+            posix=self._new_posix(directory, kind, mode, caller, now_ns),
+        )
+        self._index.put(entry)
+        self.note_change(prefix, now_ns)
+        return self._table.of(entry)
+
+    def _new_posix(self, directory: Inode, kind: Kind, mode: int, caller: Caller, now_ns: int) -> Posix:
+        parent = self._table.attributes(directory)
+        inherits = bool(parent.mode & stat.S_ISGID)
+        if inherits and kind == "dir":
+            mode |= stat.S_ISGID
+        return Posix(
+            mode=mode & 0o7777,
+            uid=caller.uid,
+            gid=parent.gid if inherits else caller.gid,
+            mtime_ns=now_ns,
+            kind=kind,
+        )
+
+    # -- removing and renaming ---------------------------------------------------------------------
+
+    async def unlink(self, parent: Ino, name: str) -> None:
+        """Remove a file or symbolic link.
+
+        Raises:
+            IsADirectory, NotFound, ReadOnly: as they say.
+        """
+        self._core.check_writable()
+        directory = self._table.directory(parent)
+        await self._remover.unlink(await self._find(directory, name))
+        self.note_change(directory.entry.key, time.time_ns())
+
+    async def rmdir(self, parent: Ino, name: str) -> None:
+        """Remove an empty directory.
+
+        Raises:
+            NotADirectory, NotEmpty, NotFound, ReadOnly: as they say.
+        """
+        self._core.check_writable()
+        directory = self._table.directory(parent)
+        await self._remover.rmdir(await self._find(directory, name))
+        self.note_change(directory.entry.key, time.time_ns())
+
+    async def rename(self, parent: Ino, name: str, new_parent: Ino, new_name: str, flags: int) -> None:
+        """Give a name another place, replacing the target as POSIX says.
+
+        Raises:
+            InvalidArgument: RENAME_EXCHANGE, which a bucket cannot do atomically.
+        """
+        self._core.check_writable()
+        check_name(new_name)
+        source_directory = self._table.directory(parent)
+        target_directory = self._table.directory(new_parent)
+        entry = await self._find(source_directory, name)
+        await self._directories.ensure(target_directory.entry.key)
+        await self._renamer.rename(entry, target_directory.entry.key, new_name, flags)
+        now_ns = time.time_ns()
+        self.note_change(source_directory.entry.key, now_ns)
+        self.note_change(target_directory.entry.key, now_ns)
+
+    def note_change(self, prefix: str, now_ns: int) -> None:
+        """A directory's own times change with its names; kept here, not sent."""
+        directory = self._index.directory(prefix)
+        if directory is None:
+            return
+        entry = touched(directory, now_ns)
+        inode = self._table.live(entry.ino)
+        if inode is not None:
+            inode.entry = touched(inode.entry, now_ns)
+        self._index.put(entry)

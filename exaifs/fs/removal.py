@@ -1,0 +1,94 @@
+"""Unlink and rmdir: from the bucket first, then from the index."""
+
+from __future__ import annotations
+
+import structlog
+
+from exaifs.cache.entries import Entry
+from exaifs.errors import IsADirectory, NotADirectory, NotEmpty, NotFound, RemoteError
+from exaifs.fs.core import Core
+from exaifs.fs.directories import Directories
+from exaifs.fs.inodes import Inode
+from exaifs.fs.leftovers import forget
+from exaifs.fs.markers import Markers
+from exaifs.names import path_of
+
+_log = structlog.get_logger(__name__)
+
+
+class Remover:
+    """Removes names of one mount."""
+
+    def __init__(self, core: Core, directories: Directories, markers: Markers) -> None:
+        self._index = core.index
+        self._table = core.table
+        self._contents = core.contents
+        self._objects = core.remote.objects
+        self._directories = directories
+        self._markers = markers
+
+    async def unlink(self, entry: Entry) -> None:
+        """Remove a file or symbolic link; who has it open keeps its bytes.
+
+        Raises:
+            IsADirectory: use `rmdir`.
+            NotFound: somebody else was quicker.
+        """
+        if entry.is_dir:
+            raise IsADirectory(f"{entry.name!r} is a directory")
+        inode = self._table.of(entry)
+        try:
+            async with inode.lock:
+                if inode.unlinked:
+                    raise NotFound(f"no {entry.name!r} here")
+                await self.keep_bytes(inode)
+                await self._markers.keep_without(inode.entry)
+                if not inode.entry.pending:
+                    await self._objects.remove([inode.entry.key])
+                self.discard(inode)
+        finally:
+            self._table.release(inode)
+
+    async def keep_bytes(self, inode: Inode) -> None:
+        """Before an open file leaves the bucket, have its bytes here."""
+        if inode.opens == 0 or inode.staged is not None or inode.entry.pending:
+            return
+        try:
+            await self._contents.materialize(inode.entry.ref)
+        except RemoteError as exc:
+            _log.warning(
+                "open file removed before its bytes were fetched",
+                path=path_of(inode.entry.key),
+                reason=str(exc),
+            )
+
+    def discard(self, inode: Inode) -> None:
+        """Drop a name from the index; its staged bytes go with the last close."""
+        self._index.remove(inode.entry)
+        inode.unlinked = True
+        if inode.staged is not None:
+            forget(inode.staged)
+            if inode.opens == 0:
+                inode.staged.close()
+                inode.staged = None
+        self._table.release(inode)
+
+    async def rmdir(self, entry: Entry) -> None:
+        """Remove an empty directory.
+
+        Raises:
+            NotADirectory, NotEmpty: as they say.
+        """
+        if not entry.is_dir:
+            raise NotADirectory(f"{entry.name!r} is not a directory")
+        inode = self._table.of(entry)
+        try:
+            async with inode.lock:
+                await self._directories.ensure(entry.key)
+                if self._index.has_children(entry.key):
+                    raise NotEmpty(f"{entry.name!r} is not empty")
+                await self._markers.keep_without(inode.entry)
+                await self._markers.remove(inode.entry)
+                self.discard(inode)
+        finally:
+            self._table.release(inode)

@@ -1,0 +1,228 @@
+"""Rename on a store that has only move (never replaces) and copy (may replace).
+
+A file to a free name is one move. Over a file it is copy, then carry the row, then delete: the target is
+always the old or the new file, and after a crash both names exist. A directory is its objects moved one by
+one, several at a time; if that stops half-way both directories exist and nothing is lost.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import structlog
+import trio
+
+from exaifs.cache.entries import Entry, own_write, with_marker
+from exaifs.errors import (
+    ExaifsError,
+    Exists,
+    InvalidArgument,
+    IsADirectory,
+    NotADirectory,
+    NotEmpty,
+    NotFound,
+)
+from exaifs.fs.core import Core
+from exaifs.fs.directories import Directories
+from exaifs.fs.inodes import Inode, locked
+from exaifs.fs.markers import Markers
+from exaifs.fs.removal import Remover
+from exaifs.model import AttributeChange, ObjectRecord
+from exaifs.names import MAX_KEY_BYTES, PLACEHOLDER, child_key, path_of, split_key
+
+_log = structlog.get_logger(__name__)
+
+RENAME_NOREPLACE = 1
+"""renameat2(2)."""
+
+_MOVES_AT_ONCE = 8
+_PAGE = 1000
+
+
+class Renamer:
+    """Renames within one mount."""
+
+    def __init__(self, core: Core, directories: Directories, markers: Markers, remover: Remover) -> None:
+        self._index = core.index
+        self._table = core.table
+        self._contents = core.contents
+        self._remote = core.remote
+        self._directories = directories
+        self._markers = markers
+        self._remover = remover
+
+    async def rename(self, entry: Entry, new_prefix: str, new_name: str, flags: int) -> None:
+        """Rename `entry` to `new_name` in the directory `new_prefix`; both directories are loaded.
+
+        Raises:
+            Exists: RENAME_NOREPLACE, and the target exists.
+            InvalidArgument: other flags, or a directory into itself.
+            IsADirectory, NotADirectory, NotEmpty, NameTooLong: as rename(2) says.
+        """
+        if flags & ~RENAME_NOREPLACE:
+            raise InvalidArgument("only RENAME_NOREPLACE is possible on a bucket")
+        new_key = child_key(new_prefix, new_name)
+        target = self._index.child(new_prefix, new_name)
+        if target is not None and target.ino == entry.ino:
+            return
+        if target is not None and flags & RENAME_NOREPLACE:
+            raise Exists(f"{new_name!r} exists")
+        if entry.is_dir and new_prefix.startswith(entry.key):
+            raise InvalidArgument("a directory cannot move into itself")
+        if target is not None:
+            await self._check_replaceable(entry, target)
+        source_inode = self._table.of(entry)
+        target_inode = None if target is None else self._table.of(target)
+        renamed = replace(entry, parent=new_prefix, name=new_name, component=split_key(new_key)[1])
+        try:
+            async with locked(source_inode, target_inode, *self._dirty_below(entry)):
+                await self._rename(source_inode, target_inode, renamed)
+        finally:
+            self._table.release(source_inode)
+            if target_inode is not None:
+                self._table.release(target_inode)
+
+    def _dirty_below(self, entry: Entry) -> list[Inode]:
+        """Files whose publishing must not run while their key changes."""
+        return [inode for inode in self._table.below(entry.key) if inode.staged] if entry.is_dir else []
+
+    async def _check_replaceable(self, entry: Entry, target: Entry) -> None:
+        if target.is_dir and not entry.is_dir:
+            raise IsADirectory(f"{target.name!r} is a directory")
+        if entry.is_dir and not target.is_dir:
+            raise NotADirectory(f"{target.name!r} is not a directory")
+        if target.is_dir:
+            await self._directories.ensure(target.key)
+            if self._index.has_children(target.key):
+                raise NotEmpty(f"{target.name!r} is not empty")
+
+    async def _rename(self, source: Inode, target: Inode | None, renamed: Entry) -> None:
+        if source.unlinked or (target is not None and target.unlinked):
+            raise NotFound("removed meanwhile")
+        await self._markers.keep_without(source.entry)
+        if source.entry.is_dir:
+            await self._rename_directory(source, target, renamed)
+        else:
+            await self._rename_file(source, target, renamed)
+
+    # -- files -------------------------------------------------------------------------------------
+
+    async def _rename_file(self, source: Inode, target: Inode | None, renamed: Entry) -> None:
+        if target is not None:
+            await self._remover.keep_bytes(target)
+        old = source.entry
+        fresh = self._place(source, renamed)
+        if not old.pending:
+            record = await self._move_object(old, renamed, replace_target=target is not None)
+            fresh = self._place(source, renamed)
+            if source.dirty:
+                fresh = replace(fresh, version=record.version, etag=record.etag)
+            else:
+                fresh = own_write(fresh, record)
+            self._contents.rekey(old.ref, fresh.ref)
+        if target is not None:
+            self._remover.discard(target)
+        self._index.rename(old, fresh)
+        source.entry = fresh
+        source.change_posix(AttributeChange(), time.time_ns())
+        self._table.store(source)
+
+    def _place(self, source: Inode, renamed: Entry) -> Entry:
+        return replace(source.entry, parent=renamed.parent, name=renamed.name, component=renamed.component)
+
+    async def _move_object(self, old: Entry, new: Entry, *, replace_target: bool) -> ObjectRecord:
+        objects, catalog = self._remote.objects, self._remote.catalog
+        if not replace_target:
+            try:
+                await objects.move(old.key, new.key)
+            except Exists:
+                _log.info("target appeared on another host; replacing it", path=path_of(new.key))
+            else:
+                return await self._record(new.key)
+        await objects.copy(old.key, new.key)
+        record = await catalog.carry_row(old.key, new.key)
+        await objects.remove([old.key])
+        return record
+
+    async def _record(self, key: str) -> ObjectRecord:
+        records = await self._remote.catalog.stat([key])
+        if key not in records:
+            raise NotFound(f"{path_of(key)} was removed by another host")
+        return records[key]
+
+    # -- directories -------------------------------------------------------------------------------
+
+    async def _rename_directory(self, source: Inode, target: Inode | None, renamed: Entry) -> None:
+        old, new = source.entry.key, renamed.key
+        keys = [record.key async for record in self._tree(old)]
+        longest = max((len(key.encode()) for key in keys), default=0)
+        if longest - len(old.encode()) + len(new.encode()) > MAX_KEY_BYTES:
+            raise InvalidArgument("a path below would be too long for the bucket")
+        if target is not None:
+            await self._markers.remove(target.entry)
+            self._remover.discard(target)
+        below = self._table.below(old)
+        try:
+            await self._move_all([(key, new + key[len(old) :]) for key in keys])
+        except BaseException:
+            # Some objects moved: let both directories be listed anew.
+            self._index.mark_unloaded(old)
+            self._index.mark_unloaded(source.entry.parent)
+            self._index.mark_unloaded(renamed.parent)
+            raise
+        self._index.rename(source.entry, self._place(source, renamed))
+        self._table.refresh([source, *below])
+        async for record in self._tree(new):
+            self._take_on_move(record, old, new)
+        source.change_posix(AttributeChange(), time.time_ns())
+        self._table.store(source)
+
+    async def _tree(self, prefix: str) -> AsyncIterator[ObjectRecord]:
+        after: str | None = ""
+        while after is not None:
+            page, after = await self._remote.catalog.list_tree(prefix, after, _PAGE)
+            for record in page:
+                yield record
+
+    async def _move_all(self, moves: list[tuple[str, str]]) -> None:
+        limiter = trio.CapacityLimiter(_MOVES_AT_ONCE)
+        failures: list[ExaifsError] = []
+
+        async def move(source: str, target: str) -> None:
+            async with limiter:
+                if failures:
+                    return
+                try:
+                    await self._remote.objects.move(source, target)
+                except NotFound:
+                    return  # another host removed it meanwhile
+                except ExaifsError as exc:
+                    failures.append(exc)
+
+        async with trio.open_nursery() as nursery:
+            for source, target in moves:
+                nursery.start_soon(move, source, target)
+        if failures:
+            raise failures[0]
+
+    def _take_on_move(self, record: ObjectRecord, old: str, new: str) -> None:
+        """After our own move the bytes are the same under another version: keep the inode."""
+        parent, component = split_key(record.key)
+        if component == PLACEHOLDER:
+            directory = self._index.directory(parent)
+            if directory is not None and not directory.marker:
+                self._index.put(with_marker(directory, record))
+            return
+        entry = self._index.file(parent, component)
+        if entry is None or entry.pending:
+            return
+        fresh = own_write(entry, record)
+        self._contents.rekey(replace(entry.ref, key=old + record.key[len(new) :]), fresh.ref)
+        self._index.put(fresh)
+        inode = self._table.live(entry.ino)
+        if inode is not None:
+            inode.entry = (
+                replace(inode.entry, version=fresh.version, etag=fresh.etag) if inode.dirty else fresh
+            )

@@ -1,0 +1,90 @@
+"""Changes to a file's bytes: the staged copy is made at the first of them.
+
+Writers of one file wait for each other and for its publishing by the inode's lock; readers never do.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from exaifs.cache.contents import ContentStore
+from exaifs.errors import InvalidArgument, IsADirectory
+from exaifs.fs.inodes import Inode
+from exaifs.fs.publish import Publisher
+from exaifs.fs.staging import Staged
+from exaifs.model import AttributeChange
+
+
+class Writer:
+    """Writes and truncates.
+
+    Args:
+        contents: filled from when a file is changed in part.
+        publisher: knows the size limit, and publishes a truncation that no close will follow.
+        directory: where staged files live.
+    """
+
+    def __init__(self, contents: ContentStore, publisher: Publisher, directory: Path) -> None:
+        self._contents = contents
+        self._publisher = publisher
+        self._directory = directory
+
+    def stage_new(self, inode: Inode) -> None:
+        """Give a new file its empty staged copy."""
+        inode.staged = Staged.create(self._directory)
+
+    async def write(self, inode: Inode, offset: int, data: bytes) -> int:
+        """Write all of `data`.
+
+        Raises:
+            FileTooLarge: past the bucket's limit.
+            NoSpace: the cache disk is full.
+        """
+        async with inode.lock:
+            self._publisher.check_size(inode, offset + len(data))
+            staged = inode.staged or await self._stage(inode)
+            written = staged.write_at(offset, data)
+            _modified(inode)
+        return written
+
+    async def resize(self, inode: Inode, size_bytes: int, *, publish: bool) -> None:
+        """Truncate, or extend with zeros.
+
+        Args:
+            inode: a file.
+            size_bytes: its new size.
+            publish: send it now unless it is open, because no close will follow.
+
+        Raises:
+            IsADirectory, InvalidArgument, FileTooLarge: as they say.
+        """
+        if inode.entry.is_dir:
+            raise IsADirectory("a directory has no size to set")
+        if inode.entry.kind != "file":
+            raise InvalidArgument("only files have a size to set")
+        async with inode.lock:
+            self._publisher.check_size(inode, size_bytes)
+            staged = inode.staged or await self._stage(inode, keep_bytes=size_bytes > 0)
+            staged.truncate(size_bytes)
+            _modified(inode)
+            if publish and inode.opens == 0:
+                await self._publisher.publish(inode)
+                await self._publisher.settle(inode)
+
+    async def _stage(self, inode: Inode, *, keep_bytes: bool = True) -> Staged:
+        staged = Staged.create(self._directory)
+        try:
+            if keep_bytes and inode.entry.size_bytes > 0 and not inode.entry.pending:
+                await self._contents.copy_to(inode.entry.ref, staged.fd)
+                staged.filled()
+        except BaseException:
+            staged.close()
+            raise
+        inode.staged = staged
+        return staged
+
+
+def _modified(inode: Inode) -> None:
+    now_ns = time.time_ns()
+    inode.change_posix(AttributeChange(mtime_ns=now_ns), now_ns)
