@@ -6,6 +6,7 @@ that no `repr`, log line or traceback shows them.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from pathlib import Path
 from typing import Any, Literal
@@ -129,6 +130,12 @@ class Config(BaseSettings):
             raise ValueError(f"must be the project's URL alone, without {parts.path}")
         return value
 
+    @field_validator("cache_dir", "supabase_key_file")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        """Keep the meaning of a path when the daemon leaves its working directory."""
+        return None if value is None else value.expanduser().absolute()
+
     @field_validator("bucket")
     @classmethod
     def _bucket(cls, value: str) -> str:
@@ -153,6 +160,15 @@ class Config(BaseSettings):
                 f"cannot read the key file {self.supabase_key_file}: {exc}. "
                 "Point SUPABASE_SERVICE_ROLE_KEY_FILE at a file that holds only the key."
             ) from exc
+
+    @property
+    def is_local_server(self) -> bool:
+        """Whether the server is on this machine, so that no proxy stands in between."""
+        host = urlsplit(self.supabase_url).hostname or ""
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost" or host.endswith(".localhost")
 
     def require_remote(self) -> None:
         """Check that a server and a key are named.

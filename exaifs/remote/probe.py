@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import httpx
 
+from exaifs import __version__
 from exaifs.config import Config
 from exaifs.errors import (
     Busy,
@@ -27,6 +28,7 @@ from exaifs.errors import (
     Unauthorized,
     Unreachable,
 )
+from exaifs.remote.failures import failure_of
 
 CONNECT_TIMEOUT_S: Final = 3.0
 ANSWER_TIMEOUT_S: Final = 4.0
@@ -106,6 +108,14 @@ class Probe:
             raise Unreachable(f"the database answered with something that is no list of rows of {table}")
         return [row for row in answer if isinstance(row, dict)]
 
+    async def delete(self, table: str, column: str, value: str) -> None:
+        """Delete the rows whose column has this value.
+
+        Raises:
+            SchemaMissing: no such table or column.
+        """
+        await self._ask("DELETE", f"/rest/v1/{quote(table)}", params={column: f"eq.{value}"})
+
     async def call(self, function: str, **arguments: Any) -> Any:
         """Call an SQL function and return its value.
 
@@ -137,8 +147,17 @@ class Probe:
 async def open_probe(config: Config) -> AsyncIterator[Probe]:
     """Open a connection for questions; nothing is sent before the first one."""
     timeout = httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
-    headers = {"apikey": config.key, "Authorization": f"Bearer {config.key}"}
-    async with httpx.AsyncClient(base_url=config.supabase_url, headers=headers, timeout=timeout) as client:
+    headers = {
+        "apikey": config.key,
+        "Authorization": f"Bearer {config.key}",
+        "User-Agent": f"exaifs/{__version__}",
+    }
+    async with httpx.AsyncClient(
+        base_url=config.supabase_url,
+        headers=headers,
+        timeout=timeout,
+        trust_env=not config.is_local_server,
+    ) as client:
         yield Probe(client)
 
 
@@ -165,29 +184,21 @@ def explain_transport(exc: httpx.HTTPError, host: str) -> str:
 
 
 def _refusal(response: httpx.Response) -> ExaifsError:
-    """Return the error for an answer that is no success.
-
-    The Storage API answers nearly everything with HTTP 400; the status it means is in the body.
-    """
-    try:
-        body = response.json()
-    except ValueError:
-        body = None
+    """Return the error for an answer that is no success: short, because the caller knows the next step."""
     if response.status_code == _PAUSED:
         return Unreachable("the project is paused")
-    if not isinstance(body, dict):
+    failure = failure_of(response)
+    if not failure.from_supabase:
         return Unreachable(_not_supabase(response))
-    code, text = str(body.get("code") or body.get("error") or ""), str(body.get("message") or "")
-    status = _meant_status(response.status_code, body)
-    if code in _MISSING_CODES:
+    if failure.code in _MISSING_CODES:
         kind: type[ExaifsError] = SchemaMissing
-    elif code in _REFUSED_CODES:
+    elif failure.code in _REFUSED_CODES:
         kind = Unauthorized
-    elif status >= httpx.codes.INTERNAL_SERVER_ERROR:
+    elif failure.status >= httpx.codes.INTERNAL_SERVER_ERROR:
         kind = Busy
     else:
-        kind = _KINDS.get(status, Rejected)
-    return kind(f"{text or code or 'no reason given'} (HTTP {status})")
+        kind = _KINDS.get(failure.status, Rejected)
+    return kind(f"{failure.message or failure.code or 'no reason given'} (HTTP {failure.status})")
 
 
 _KINDS: Final[Mapping[int, type[ExaifsError]]] = {
@@ -198,13 +209,6 @@ _KINDS: Final[Mapping[int, type[ExaifsError]]] = {
     423: Busy,
     429: Busy,
 }
-
-
-def _meant_status(http_status: int, body: Mapping[str, Any]) -> int:
-    try:
-        return int(body.get("statusCode", http_status))
-    except (TypeError, ValueError):
-        return http_status
 
 
 def _not_supabase(response: httpx.Response) -> str:
