@@ -225,7 +225,7 @@ async def _register(probe: Probe, bucket: str) -> None:
             if time.monotonic() > give_up_s:
                 raise SchemaMissing(
                     "the schema is applied, but the API does not show it. Is EXAIFS_DATABASE_URL of the "
-                    "same project as SUPABASE_URL? If so, restart the project in the dashboard and try again."
+                    "same project as SUPABASE_URL? If so, restart the project in the dashboard and retry."
                 ) from None
             await anyio.sleep(0.5)
         else:
