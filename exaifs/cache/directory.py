@@ -1,0 +1,101 @@
+"""The cache directory of one bucket: made, checked, and locked for one daemon.
+
+`FILE_CACHE_DIR` holds one directory a bucket, so that several mounts and projects can share the setting.
+The lock file names the daemon that holds it; `exaifs umount` finds the daemon of a mount by it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from exaifs.errors import MountError
+from exaifs.processes import LOCK_NAME, read_lock
+
+_MIN_FREE_BYTES = 16 << 20
+"""Below this the local index could not be written; a full disk is refused before anything is mounted."""
+
+_SLUG_CHARACTERS = 60
+
+
+def directory_of(cache_dir: Path, identity: str) -> Path:
+    """Return where the cache of one bucket lives: readable for people, distinct by its hash.
+
+    Args:
+        cache_dir: `FILE_CACHE_DIR`.
+        identity: names project and bucket.
+    """
+    words = re.sub(r"[^A-Za-z0-9]+", "-", identity.partition("://")[2] or identity).strip("-")
+    digest = hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    return cache_dir.absolute() / f"{words[:_SLUG_CHARACTERS]}-{digest}"
+
+
+@contextmanager
+def locked_directory(cache_dir: Path, identity: str, mountpoint: Path) -> Iterator[Path]:
+    """Make the directory and hold it for this process.
+
+    Args:
+        cache_dir: `FILE_CACHE_DIR`.
+        identity: names project and bucket.
+        mountpoint: absolute; written into the lock file.
+
+    Raises:
+        MountError: it cannot be written, the disk is full, it lies inside the mountpoint, or another
+            daemon uses it.
+    """
+    directory = directory_of(cache_dir, identity)
+    if directory.is_relative_to(mountpoint):
+        raise MountError(
+            f"the cache directory {cache_dir} is inside the mountpoint {mountpoint}. "
+            "Set FILE_CACHE_DIR to a directory outside."
+        )
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory.chmod(0o700)
+        descriptor = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise _unusable(directory, exc) from exc
+    try:
+        _lock(descriptor, directory, mountpoint)
+        yield directory
+    finally:
+        # The file stays: removing it could unlock a daemon that opened it meanwhile.
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, directory: Path, mountpoint: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        holder = read_lock(directory / LOCK_NAME)
+        raise MountError(
+            f"the cache directory {directory} is in use by another exaifs (process "
+            f"{holder.get('pid', '?')}, mounted at {holder.get('mountpoint', '?')}). Use that mount, "
+            "end it with exaifs umount, or set FILE_CACHE_DIR to another directory."
+        ) from exc
+    try:
+        status = os.statvfs(directory)
+        free_bytes = status.f_bavail * status.f_frsize
+        if free_bytes < _MIN_FREE_BYTES:
+            raise MountError(
+                f"the disk of the cache directory {directory} is full ({free_bytes >> 20} MiB free). Make "
+                "room, or set FILE_CACHE_DIR to another disk."
+            )
+        os.truncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "mountpoint": str(mountpoint)}).encode(), 0)
+        os.fsync(descriptor)
+    except OSError as exc:
+        raise _unusable(directory, exc) from exc
+
+
+def _unusable(directory: Path, exc: OSError) -> MountError:
+    return MountError(
+        f"cannot write to the cache directory {directory}: {exc.strerror}. Make it writable, free the "
+        "disk, or set FILE_CACHE_DIR to another directory."
+    )

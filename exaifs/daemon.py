@@ -1,0 +1,252 @@
+"""The composition root: builds everything bottom-up, serves one mount, and ends it in order.
+
+Start-up errors are raised before anything is mounted. Once mounted, only two things end the daemon
+cleanly: somebody unmounts, or a signal. Anything else leaves the mountpoint failing (see `fuse.session`).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+
+import structlog
+import trio
+
+from exaifs import mountpoint as mountpoints
+from exaifs.cache.directory import locked_directory
+from exaifs.config import Config
+from exaifs.errors import MountError, RemoteError, Unreachable
+from exaifs.fs.filesystem import FileSystem
+from exaifs.fuse.operations import Operations
+from exaifs.fuse.session import Session, mounted
+from exaifs.remote import open_remote
+from exaifs.remote.interface import Hello, Remote
+from exaifs.systemd import notify
+
+_log = structlog.get_logger(__name__)
+
+_LAST_DRAIN_S = 1.0
+"""At least this long for what programs wrote while the mount was being taken away."""
+
+
+def daemonize(log_path: Path) -> Callable[[], None]:
+    """Go to the background: the original process waits for the mount and exits, this one goes on.
+
+    Call it before any thread or event loop starts. Until the returned function is called (when mounted),
+    messages still go to the terminal, and if this process ends before, the original one exits with its
+    code. From then on standard output and error go to `log_path`.
+
+    Args:
+        log_path: appended to; made readable for the owner only.
+
+    Raises:
+        MountError: the log cannot be written.
+    """
+    try:
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+        log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise MountError(f"cannot write the log {log_path}: {exc.strerror}. Name another file.") from exc
+    sys.stdout.flush()
+    sys.stderr.flush()
+    read_end, write_end = os.pipe2(os.O_CLOEXEC)
+    child = os.fork()
+    if child:
+        os.close(write_end)
+        _wait_for_child(child, read_end)
+    os.close(read_end)
+    os.setsid()
+    return partial(_leave_terminal, log, write_end)
+
+
+def _wait_for_child(child: int, read_end: int) -> None:
+    """Exit as soon as the child is ready, or with the code it ended with."""
+    if os.read(read_end, 1):
+        os._exit(0)
+    _pid, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    # Not sys.exit: this process must not run the clean-up that belongs to the child.
+    os._exit(code if code >= 0 else 128 - code)
+
+
+def _leave_terminal(log: int, write_end: int) -> None:
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(null)
+    os.close(log)
+    os.chdir("/")
+    os.write(write_end, b"1")
+    os.close(write_end)
+
+
+async def run(
+    config: Config,
+    mountpoint: Path,
+    *,
+    ready: Callable[[], None] = lambda: None,
+    nonempty: bool = False,
+) -> int:
+    """Mount the configured bucket and serve it until it is unmounted or a signal asks to stop.
+
+    Args:
+        config: validated settings.
+        mountpoint: where to mount.
+        ready: called once the mount answers.
+        nonempty: allow a mountpoint that hides files.
+
+    Returns:
+        0 after a clean end.
+
+    Raises:
+        ConfigError: server or key missing.
+        MountError: mountpoint, FUSE device or cache directory in the way.
+        RemoteError: the server refused, or cannot be reached and nothing is known locally.
+    """
+    config.require_remote()
+    await trio.to_thread.run_sync(
+        partial(mountpoints.check, mountpoint, nonempty=nonempty, allow_other=config.allow_other)
+    )
+    path = mountpoints.resolved(mountpoint)
+    async with AsyncExitStack() as stack:
+        remote = await stack.enter_async_context(open_remote(config))
+        directory = stack.enter_context(locked_directory(config.cache_dir, remote.identity, path))
+        hello, problem = await _greet(remote, config)
+        try:
+            fs = await stack.enter_async_context(FileSystem.open(config, remote, directory, hello))
+        except (OSError, sqlite3.Error) as exc:
+            raise MountError(
+                f"cannot use the cache directory {directory}: {exc}. Free the disk, make it writable, or "
+                "set FILE_CACHE_DIR to another directory."
+            ) from exc
+        if problem is not None:
+            _accept_offline(config, problem, known=fs.is_known())
+        return await _serve(config, fs, path, online=hello is not None, ready=ready)
+
+
+async def _greet(remote: Remote, config: Config) -> tuple[Hello | None, RemoteError | None]:
+    """Prove the key; return what the server said, or why it could not be asked.
+
+    Raises:
+        RemoteError: the server answered, and refused.
+    """
+    try:
+        with trio.fail_after(config.request_timeout_s):
+            return await remote.catalog.hello(), None
+    except trio.TooSlowError:
+        return None, Unreachable(f"no answer within {config.request_timeout_s:.0f} s")
+    except RemoteError as exc:
+        if not exc.temporary:
+            raise
+        return None, exc
+
+
+def _accept_offline(config: Config, problem: RemoteError, *, known: bool) -> None:
+    """Go on without the server where that makes sense.
+
+    Raises:
+        Unreachable: it must be online, or there is nothing to serve.
+    """
+    url = config.supabase_url
+    if config.require_online or not known:
+        why = "--require-online is set" if known else "Nothing is cached yet, so there is nothing to serve"
+        raise Unreachable(
+            f"cannot reach Supabase at {url}: {problem}. {why}. Check the URL and the network, "
+            "and that the project is not paused."
+        )
+    _log.warning("Supabase cannot be reached, serving what is known", url=url, reason=str(problem))
+
+
+async def _serve(
+    config: Config, fs: FileSystem, path: Path, *, online: bool, ready: Callable[[], None]
+) -> int:
+    stopping = _Stopping()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(stopping.run)
+        await nursery.start(fs.run)
+        async with mounted(
+            Operations(fs),
+            path,
+            bucket=config.bucket,
+            read_only=config.read_only,
+            allow_other=config.allow_other,
+        ) as session:
+            state = "online" if online else "offline"
+            _log.info("mounted", bucket=config.bucket, mountpoint=str(path), state=state)
+            notify("READY=1", f"STATUS=serving {config.bucket} at {path} ({state})")
+            ready()
+            left_s = await _until_stopped(session, stopping, fs, config.drain_timeout_s)
+        unsent = await stopping.unless_hurried(partial(fs.drain, max(left_s, _LAST_DRAIN_S)))
+        if unsent is None:
+            unsent = await fs.drain(0)
+        nursery.cancel_scope.cancel()
+    if unsent:
+        _log.warning(
+            "files not sent; they are kept in the cache directory for the next mount", files=unsent
+        )
+    _log.info("unmounted", mountpoint=str(path))
+    return 0
+
+
+async def _until_stopped(session: Session, stopping: _Stopping, fs: FileSystem, drain_s: float) -> float:
+    """Wait for the end; after a signal drain while still answering. Returns what is left of `drain_s`."""
+    await _first(session.wait_ended, stopping.asked.wait)
+    notify("STOPPING=1", "STATUS=sending what was written")
+    end = trio.current_time() + drain_s
+    if stopping.asked.is_set():
+        _log.info("stopping: sending what was written", deadline_s=drain_s)
+        await stopping.unless_hurried(partial(fs.drain, drain_s))
+    return end - trio.current_time()
+
+
+class _Stopping:
+    """Signals: the first asks for an orderly stop, a second one for a quick one."""
+
+    def __init__(self) -> None:
+        self.asked = trio.Event()
+        self._hurried = trio.Event()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Listen. A terminal that closes (SIGHUP) asks for a stop too, unless nohup(1) said otherwise."""
+        numbers = [signal.SIGTERM, signal.SIGINT]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
+        with trio.open_signal_receiver(*numbers) as signals:
+            task_status.started()
+            await self._listen(signals)
+
+    async def _listen(self, signals: AsyncIterator[int]) -> None:
+        async for number in signals:
+            _log.debug("signal", name=signal.Signals(number).name)
+            if self.asked.is_set():
+                self._hurried.set()
+            self.asked.set()
+
+    async def unless_hurried(self, work: Callable[[], Awaitable[int]]) -> int | None:
+        """Do the work, or return None as soon as there is a second signal."""
+        results: list[int] = []
+
+        async def keep() -> None:
+            results.append(await work())
+
+        await _first(keep, self._hurried.wait)
+        return results[0] if results else None
+
+
+async def _first(*waits: Callable[[], Awaitable[object]]) -> None:
+    """Return when one of them returns; the others are cancelled."""
+    async with trio.open_nursery() as nursery:
+
+        async def wait(what: Callable[[], Awaitable[object]]) -> None:
+            await what()
+            nursery.cancel_scope.cancel()
+
+        for what in waits:
+            nursery.start_soon(wait, what)

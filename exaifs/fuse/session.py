@@ -1,0 +1,193 @@
+"""One mount, from the mount call to the unmount.
+
+pyfuse3 keeps its session in module globals, so a process has one mount at a time. After an error the
+file system stays mounted without an answer (ENOTCONN): an empty directory in its place would be taken
+for the truth, and a mirroring program would delete everything elsewhere. Only a clean end unmounts.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from pathlib import Path
+
+import pyfuse3
+import structlog
+import trio
+
+from exaifs import mountpoint as mountpoints
+from exaifs.errors import MountError
+from exaifs.fuse.operations import Operations
+
+_log = structlog.get_logger(__name__)
+
+_READ_AHEAD_KIB = 1024
+"""What the kernel reads ahead: 1.4 times the throughput of its default of 128 (measured)."""
+
+_MAX_BACKGROUND = 64
+"""Requests of the kernel's own accord (read-ahead) at once; its default of 12 starves parallel reads."""
+
+_MIN_TASKS = 8
+_MAX_TASKS = 256
+"""Handlers at once: enough that readers waiting for the network leave room for everybody else."""
+
+_START_DEADLINE_S = 10.0
+_BUSY_GRACE_S = 2.0
+"""How long a clean end waits for programs to close their files before it detaches the mount."""
+_HANDLER_GRACE_S = 5.0
+"""How long a clean end waits for requests that are being answered."""
+_UNMOUNT_DEADLINE_S = 15.0
+
+
+class Session:
+    """A mount that answers.
+
+    Args:
+        mountpoint: as the mount table spells it.
+    """
+
+    def __init__(self, mountpoint: Path) -> None:
+        self.mountpoint = mountpoint
+        self._ended = trio.Event()
+        self._device = ""
+
+    async def wait_ended(self) -> None:
+        """Return when somebody has unmounted it.
+
+        Raises:
+            MountError: the kernel has cut the connection (`umount -f`, or an abort by the
+                administrator); the mountpoint is left failing.
+        """
+        await self._ended.wait()
+        mount = mountpoints.find(self.mountpoint)
+        if mount is not None and mount.device == self._device:
+            raise MountError(f"the connection to the kernel was cut; {self.mountpoint} no longer answers")
+
+    def _greeted(self) -> None:
+        mount = mountpoints.find(self.mountpoint)
+        if mount is not None:
+            self._device = mount.device
+            _tune(mount.device)
+
+    async def _serve(self) -> None:
+        await pyfuse3.main(min_tasks=_MIN_TASKS, max_tasks=_MAX_TASKS)
+        self._ended.set()
+
+    async def _unmount(self) -> None:
+        """Take the mount out of the tree while requests are still answered, then end the loop."""
+        if not self._ended.is_set():
+            await self._detach()
+            with trio.move_on_after(_HANDLER_GRACE_S) as scope:
+                # With no file open any more, the kernel ends the session by itself.
+                pyfuse3.terminate()
+                await self._ended.wait()
+            if scope.cancelled_caught:
+                _log.warning("requests still unanswered at unmount are given up")
+
+    async def _detach(self) -> None:
+        end = trio.current_time() + _BUSY_GRACE_S
+        while not self._ended.is_set():
+            lazy = trio.current_time() >= end
+            try:
+                await trio.to_thread.run_sync(
+                    partial(mountpoints.detach, self.mountpoint, lazy=lazy), abandon_on_cancel=True
+                )
+            except MountError as exc:
+                if lazy:
+                    _log.warning("could not unmount", reason=str(exc))
+                    return
+                await trio.sleep(0.1)
+            else:
+                if lazy:
+                    _log.warning("unmounted while files were open", mountpoint=str(self.mountpoint))
+                return
+
+
+@asynccontextmanager
+async def mounted(
+    operations: Operations, mountpoint: Path, *, bucket: str, read_only: bool, allow_other: bool
+) -> AsyncIterator[Session]:
+    """Mount, serve while the body runs, and unmount if the body ends without an error.
+
+    Args:
+        operations: the handlers.
+        mountpoint: a directory that `exaifs.mountpoint.check` has accepted.
+        bucket: shown as the mounted device.
+        read_only: let the kernel refuse every change.
+        allow_other: let other users in; permissions are checked by the kernel in any case.
+
+    Raises:
+        MountError: the kernel refused the mount.
+    """
+    path = mountpoints.resolved(mountpoint)
+    options = _options(bucket=bucket, read_only=read_only, allow_other=allow_other)
+    _init(operations, path, options)
+    session = Session(path)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(session._serve)  # noqa: SLF001 - this function is the class's other half
+            with trio.move_on_after(_START_DEADLINE_S) as scope:
+                await operations.started.wait()
+            if scope.cancelled_caught:
+                raise MountError(f"the kernel did not greet the mount within {_START_DEADLINE_S:.0f} s")
+            session._greeted()  # noqa: SLF001 - as above
+            yield session
+            with trio.move_on_after(_UNMOUNT_DEADLINE_S, shield=True):
+                await session._unmount()  # noqa: SLF001 - as above
+            nursery.cancel_scope.cancel()
+    finally:
+        # Closes the device: from here on the mount, if it is still there, answers ENOTCONN.
+        pyfuse3.close(unmount=False)
+
+
+def _options(*, bucket: str, read_only: bool, allow_other: bool) -> set[str]:
+    # A comma would end the value.
+    source = f"exaifs:{bucket}".replace("\\", "\\\\").replace(",", "\\,")
+    # No max_read: libfuse ends the session over it unless the INIT handler repeats it, which pyfuse3
+    # cannot. Reads arrive in up to 1 MiB without.
+    options = {f"fsname={source}", "subtype=exaifs", "default_permissions"}
+    if read_only:
+        options.add("ro")
+    if allow_other:
+        options.add("allow_other")
+    return options
+
+
+def _init(operations: Operations, path: Path, options: set[str]) -> None:
+    """Mount; libfuse tells the reason of a failure only to standard error, so that is read."""
+    with _captured_stderr() as captured:
+        try:
+            pyfuse3.init(operations, str(path), options)
+        except RuntimeError as exc:
+            captured.seek(0)
+            reason = captured.read().decode("utf-8", "replace").strip().replace("\n", "; ") or str(exc)
+            raise MountError(f"cannot mount on {path}: {reason}") from exc
+
+
+@contextmanager
+def _captured_stderr() -> Iterator[tempfile.SpooledTemporaryFile[bytes]]:
+    """Collect what C code writes to descriptor 2."""
+    with tempfile.TemporaryFile() as captured:
+        saved = os.dup(2)
+        try:
+            os.dup2(captured.fileno(), 2)
+            yield captured  # type: ignore[misc]  # a TemporaryFile reads and seeks like a spooled one
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+def _tune(device: str) -> None:
+    """Raise the kernel's limits for this mount, where allowed; it works without."""
+    minor = device.partition(":")[2]
+    for knob, value in (
+        (Path(f"/sys/class/bdi/{device}/read_ahead_kb"), _READ_AHEAD_KIB),
+        (Path(f"/sys/fs/fuse/connections/{minor}/max_background"), _MAX_BACKGROUND),
+    ):
+        try:
+            knob.write_text(str(value), encoding="ascii")
+        except OSError as exc:
+            _log.debug("could not tune the mount", knob=str(knob), reason=exc.strerror)

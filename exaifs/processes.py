@@ -1,0 +1,110 @@
+"""Other processes, as /proc shows them: who uses a mount, who serves it, when that one ends.
+
+Reading these links asks no file system, so nothing here hangs on a mount that does not answer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+LOCK_NAME = "daemon.lock"
+"""The file in the cache directory that a running daemon holds open; names its process and mountpoint."""
+
+_MAX_HOLDERS = 5
+
+
+def holders(path: Path) -> list[str]:
+    """Name up to five processes that have something open below `path`, as `name (pid)`."""
+    found = []
+    for pid in _processes():
+        if any(_is_below(target, path) for target in _open_paths(pid)):
+            name = _read_text(Path(f"/proc/{pid}/comm")).strip() or "?"
+            found.append(f"{name} ({pid})")
+            if len(found) == _MAX_HOLDERS:
+                break
+    return found
+
+
+def _is_below(target: str, path: Path) -> bool:
+    return target == str(path) or target.startswith(f"{path}/")
+
+
+def _processes() -> Iterator[int]:
+    return (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+
+
+def _open_paths(pid: int) -> Iterator[str]:
+    """Yield what /proc shows of a process; reading these links asks no file system."""
+    base = Path(f"/proc/{pid}")
+    for link in (base / "cwd", base / "root", base / "exe"):
+        try:
+            yield os.readlink(link)  # noqa: PTH115 - plain text
+        except OSError:
+            continue
+    for target, _link in _descriptors(pid):
+        yield target
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def daemon_of(mountpoint: Path) -> int | None:
+    """Return the process that serves the mount at this absolute path, by the lock file it holds open.
+
+    None when there is none, or when it is another user's and may not be looked at.
+    """
+    for pid in _processes():
+        for target, link in _descriptors(pid):
+            if target.endswith(f"/{LOCK_NAME}") and read_lock(link).get("mountpoint") == str(mountpoint):
+                return pid
+    return None
+
+
+def _descriptors(pid: int) -> Iterator[tuple[str, Path]]:
+    try:
+        links = list(Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return
+    for link in links:
+        try:
+            yield os.readlink(link), link  # noqa: PTH115 - plain text
+        except OSError:
+            continue
+
+
+def read_lock(path: Path) -> dict[str, Any]:
+    """Return what a daemon wrote into its lock file; empty when there is nothing readable."""
+    try:
+        value = json.loads(_read_text(path))
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def wait_for_exit(pid: int, deadline_s: float, progress: Callable[[str], None]) -> bool:
+    """Wait until a process has ended; tell whether it has. Reports about once a second."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except OSError:
+        return True
+    try:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        end = time.monotonic() + deadline_s
+        while (left := end - time.monotonic()) > 0:
+            if poll.poll(min(left, 1.0) * 1000):
+                return True
+            progress(f"waiting for the daemon (process {pid}) to send what it holds ({left:.0f} s left)")
+    finally:
+        os.close(descriptor)
+    return False
