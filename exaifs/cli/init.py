@@ -78,31 +78,35 @@ def _apply(config: Config) -> None:
     config.require_remote()
     database_url = config.database_url.get_secret_value().strip()
     if database_url:
-        say("Schema", "bold")
-        apply_schema(database_url, _line)
-    elif not trio.run(schema_is_there, config):
+        apply_schema(database_url, _Section("Schema"))
+    elif trio.run(schema_is_there, config):
+        _Section("Schema")("all of it", "was there")
+    else:
         raise ConfigError(
             "the schema is not in the project yet and EXAIFS_DATABASE_URL is not set. "
             f"{WHERE_IS_THE_URL} Or run `exaifs init` and paste what it prints into the SQL editor."
         )
-    else:
-        say("Schema", "bold")
-        _line("all of it", "is there")
-    say("Buckets", "bold")
-    trio.run(create_buckets, config, _line)
+    trio.run(create_buckets, config, _Section("Buckets"))
     say("Ready. Next: exaifs doctor")
 
 
 async def _apply_embedded(config: Config, state_dir: Path) -> None:
     """Start the embedded Supabase once: its own command line applies what is new."""
     async with serve(state_dir) as server:
-        say("Schema", "bold")
-        _line("all of it", "is there")
-        say("Buckets", "bold")
+        _Section("Schema")("all of it", "is there")
         own = {"supabase_url": server.url, "supabase_key": server.service_key}
-        await create_buckets(Config(**own, bucket=config.bucket), _line)  # type: ignore[arg-type]  # pydantic converts
+        await create_buckets(Config(**own, bucket=config.bucket), _Section("Buckets"))  # type: ignore[arg-type]  # pydantic converts
     say("Ready. Next: exaifs dev")
 
 
-def _line(what: str, happened: str) -> None:
-    say(f"  {what:<28}{happened}")
+class _Section:
+    """Prints what was done, below a title that appears with the first line."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+
+    def __call__(self, what: str, happened: str) -> None:
+        if self._title:
+            say(self._title, "bold")
+            self._title = ""
+        say(f"  {what:<28}{happened}")

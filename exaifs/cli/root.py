@@ -133,6 +133,9 @@ def _report(exc: BaseException, session: Session) -> int:
     if isinstance(cause, (KeyboardInterrupt, click.Abort)):
         complain("interrupted")
         return EXIT_INTERRUPTED
+    if isinstance(cause, click.exceptions.NoArgsIsHelpError):
+        click.echo(cause.format_message(), err=True)
+        return EXIT_USAGE
     if session.debug:
         sys.stderr.write(session.redact("".join(traceback.format_exception(exc))))
     complain(session.redact(_explain(cause)))

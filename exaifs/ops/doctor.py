@@ -74,6 +74,7 @@ def check_environment(config: Config) -> Check:
 
 def _failed_environment(exc: ConfigError) -> Check:
     what, _, fix = str(exc).partition(". ")
+    fix = fix or "Correct it; without it the default holds."
     return Check("environment", TITLES["environment"], Status.FAILED, what.rstrip("."), fix=fix)
 
 

@@ -14,16 +14,8 @@ from typing import Any, Final
 import anyio
 
 from exaifs.config import MIB, Config
-from exaifs.errors import (
-    Busy,
-    ExaifsError,
-    NotFound,
-    Rejected,
-    RemoteError,
-    SchemaMissing,
-    Unauthorized,
-    Unreachable,
-)
+from exaifs.errors import NotFound, RemoteError, SchemaMissing, Unauthorized
+from exaifs.ops.advice import RUN_INIT, explain
 from exaifs.ops.checks import Check, Detail, Status
 from exaifs.ops.keys import WHERE, KeyFacts, objection
 from exaifs.remote.probe import BucketInfo, Probe
@@ -32,13 +24,6 @@ from exaifs.remote.schema import LATEST
 TABLES: Final = ("conversations", "messages", "files", "conversation_files", "file_metadata")
 BUCKETS: Final = ("user-files", "generated-files")
 TRIGGER_ERRORS: Final = "exaifs_trigger_errors"
-RUN_INIT: Final = (
-    "Run `exaifs init --apply`, or paste what `exaifs init` prints into the dashboard's SQL editor."
-)
-CHECK_URL: Final = (
-    "Check SUPABASE_URL and the network; a project of the free plan is paused when it was not used for a "
-    "week: the dashboard restores it."
-)
 
 
 @dataclass(slots=True)
@@ -58,14 +43,9 @@ async def check_storage(probe: Probe, config: Config, key: KeyFacts, findings: F
     wrong = objection(key, config.supabase_url, datetime.now(UTC))
     try:
         found = await probe.list_buckets()
-    except Unauthorized as exc:
-        summary, fix = wrong or (
-            f"the key is refused: {exc}",
-            f"It is of another project, was replaced or is cut off. Copy it again from {WHERE}.",
-        )
+    except (RemoteError, NotFound) as exc:
+        summary, fix = explain(exc, config)
         return Check(name, title, Status.FAILED, summary, fix=fix)
-    except RemoteError as exc:
-        return Check(name, title, Status.FAILED, _unreachable(config, exc), fix=_fix(exc))
     if wrong is not None:
         # Such a key gets an empty list and no error: never take that for an empty project.
         return Check(name, title, Status.FAILED, wrong[0], fix=wrong[1])
@@ -93,8 +73,9 @@ async def check_database(probe: Probe, config: Config, findings: Findings) -> Ch
             fix=f"Use the service_role or secret key from {WHERE}; if it is that one, run "
             "`exaifs init --apply` again for the rights.",
         )
-    except RemoteError as exc:
-        return Check(name, title, Status.FAILED, _unreachable(config, exc), fix=_fix(exc))
+    except (RemoteError, NotFound) as exc:
+        summary, fix = explain(exc, config)
+        return Check(name, title, Status.FAILED, summary, fix=fix)
     if not isinstance(hello, Mapping) or not isinstance(hello.get("schema_version"), int):
         summary = "the answer did not come from the functions of exaifs"
         return Check(name, title, Status.FAILED, summary, fix=RUN_INIT)
@@ -108,7 +89,7 @@ async def _project_version(probe: Probe) -> Detail | None:
         rows = await probe.select(
             "schema_version", {"select": "version", "order": "version.desc", "limit": "1"}
         )
-    except RemoteError:
+    except (RemoteError, NotFound):
         return None
     if not rows:
         return None
@@ -154,7 +135,7 @@ async def _count(probe: Probe, table: str) -> Detail:
         rows = await probe.count_rows(table)
     except SchemaMissing:
         return Detail(table, "does not exist", Status.FAILED)
-    except RemoteError as exc:
+    except (RemoteError, NotFound) as exc:
         return Detail(table, str(exc), Status.FAILED)
     return Detail(table, f"{rows:,} row{'' if rows == 1 else 's'}", data={"rows": rows})
 
@@ -198,22 +179,6 @@ def _size(size_bytes: int) -> str:
     return f"{size_bytes / MIB:g} MiB" if size_bytes >= MIB else f"{size_bytes:,} bytes"
 
 
-def _unreachable(config: Config, exc: ExaifsError) -> str:
-    return f"{config.supabase_url} cannot be used: {exc}"
-
-
-def _fix(exc: ExaifsError) -> str:
-    match exc:
-        case Unreachable():
-            return CHECK_URL
-        case Busy():
-            return "Wait a minute and try again; the dashboard shows the project's health."
-        case NotFound() | Rejected():
-            return "Check SUPABASE_URL: it must be the project's own URL, and the service be switched on."
-        case _:
-            return CHECK_URL
-
-
 async def check_setup(probe: Probe, hello: Mapping[str, Any], bucket: str) -> tuple[Check, ...]:
     """Judge trigger and registration, on which freshness rests: a mount works without, but sees less."""
     return (
@@ -242,7 +207,7 @@ async def _trigger_errors(probe: Probe) -> Check:
         count = await probe.count_rows(TRIGGER_ERRORS)
         query = {"select": "at,operation,message", "order": "id.desc", "limit": "1"}
         newest = await probe.select(TRIGGER_ERRORS, query) if count else []
-    except RemoteError as exc:
+    except (RemoteError, NotFound) as exc:
         return Check(name, title, Status.WARNING, f"cannot be read: {exc}", fix=RUN_INIT)
     if not newest:
         return Check(name, title, Status.OK, "none")

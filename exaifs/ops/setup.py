@@ -18,6 +18,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from exaifs.config import MIB, Config
 from exaifs.errors import ConfigError, ExaifsError, SchemaMissing, Unauthorized, Unreachable
+from exaifs.ops.advice import advised
 from exaifs.remote.probe import Probe, open_probe
 from exaifs.remote.schema import LATEST, migrations
 
@@ -81,7 +82,7 @@ def apply_schema(database_url: str, say: Say) -> None:
 
 def _target(database_url: str) -> Target:
     problem = (
-        "EXAIFS_DATABASE_URL is not a Postgres URL such as postgresql://USER:PASSWORD@HOST:5432/postgres. "
+        "EXAIFS_DATABASE_URL is not a Postgres URL (postgresql://...). "
         f"{WHERE_IS_THE_URL} In the password write @ : / # % as %40 %3A %2F %23 %25."
     )
     try:
@@ -128,7 +129,7 @@ def _connection_error(said: str, target: Target) -> ExaifsError:
             f"cannot connect to {where}: the direct host has only an IPv6 address, which this network may "
             f"not reach. Use the session pooler instead. {WHERE_IS_THE_URL}"
         )
-    reason = " ".join(said.split())
+    reason = " ".join(said.partition("Is the server running")[0].split())
     return Unreachable(
         f"cannot connect to {where}: {reason}. Check EXAIFS_DATABASE_URL, the network, and that the "
         "project is not paused."
@@ -181,7 +182,8 @@ def _apply(connection: psycopg.Connection[Any], name: str, sql: str) -> None:
 
 
 def _diagnosis(exc: psycopg.Error) -> str:
-    return exc.diag.message_primary or type(exc).__name__
+    said = exc.diag.message_primary or type(exc).__name__
+    return f"{said} ({exc.diag.message_hint})" if exc.diag.message_hint else said
 
 
 async def schema_is_there(config: Config) -> bool:
@@ -190,11 +192,12 @@ async def schema_is_there(config: Config) -> bool:
     Raises:
         RemoteError: Supabase cannot be asked.
     """
-    async with open_probe(config) as probe:
-        try:
-            hello = await probe.call("exaifs_hello", p_bucket=config.bucket)
-        except SchemaMissing:
-            return False
+    with advised(config):
+        async with open_probe(config) as probe:
+            try:
+                hello = await probe.call("exaifs_hello", p_bucket=config.bucket)
+            except SchemaMissing:
+                return False
     return isinstance(hello, Mapping) and int(hello.get("schema_version") or 0) >= LATEST
 
 
@@ -205,14 +208,18 @@ async def create_buckets(config: Config, say: Say) -> None:
         SchemaMissing: the functions did not appear within `RELOAD_TIMEOUT_S`.
         RemoteError: Supabase refused or cannot be reached.
     """
-    async with open_probe(config) as probe:
-        existing = {bucket.name for bucket in await probe.list_buckets()}
-        for name in dict.fromkeys((*SIZE_LIMITS, config.bucket)):
-            limit = SIZE_LIMITS.get(name)
-            created = name not in existing and await probe.create_bucket(name, limit)
-            await _register(probe, name)
-            size = f", files up to {limit // MIB} MiB" if limit is not None else ""
-            say(name, f"created, private{size}" if created else "was there, left as it is")
+    with advised(config):
+        async with open_probe(config) as probe:
+            existing = {bucket.name for bucket in await probe.list_buckets()}
+            for name in dict.fromkeys((*SIZE_LIMITS, config.bucket)):
+                created = name not in existing and await probe.create_bucket(name, SIZE_LIMITS.get(name))
+                await _register(probe, name)
+                say(name, _created(name) if created else "was there, left as it is")
+
+
+def _created(name: str) -> str:
+    limit = SIZE_LIMITS.get(name)
+    return "created, private" + ("" if limit is None else f", files up to {limit // MIB} MiB")
 
 
 async def _register(probe: Probe, bucket: str) -> None:

@@ -212,9 +212,10 @@ _KINDS: Final[Mapping[int, type[ExaifsError]]] = {
 
 
 def _not_supabase(response: httpx.Response) -> str:
-    kind = response.headers.get("content-type", "no content type").partition(";")[0]
     start = " ".join(response.text.split())[:_PAGE_START]
-    return f"what answers there (HTTP {response.status_code}, {kind}: {start!r}) is no Supabase"
+    kind = response.headers.get("content-type", "").partition(";")[0]
+    what = f"{kind or 'no content type'}, {start!r}" if start else "no content"
+    return f"what answers there (HTTP {response.status_code}, {what}) is no Supabase"
 
 
 def _bucket(entry: Mapping[str, Any]) -> BucketInfo:
