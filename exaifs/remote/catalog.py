@@ -71,8 +71,19 @@ class SupabaseCatalog:
         self, key: str, upload: Upload, *, local_cache_path: str | None = None
     ) -> ObjectRecord:
         """See `interface.Catalog`."""
-        fields = commit_fields(upload, local_cache_path)
-        return await self._record(key, "exaifs_commit", p_key=key, p_fields=fields)
+        size_bytes = upload.size_bytes
+        if size_bytes is None:
+            found = (await self.stat([key])).get(key)
+            if found is None:
+                raise NotFound(f"no object {key!r}")
+            size_bytes = found.size_bytes
+        fields = commit_fields(upload, size_bytes, local_cache_path)
+        record = await self._record(key, "exaifs_commit", p_key=key, p_fields=fields)
+        if record.write_id == upload.write_id and dict(record.xattrs) != dict(upload.xattrs):
+            # They were too long for the upload's header, and the server kept the rest of it.
+            dropped = [name for name in record.xattrs if name not in upload.xattrs]
+            return await self.patch(key, RowPatch(set_xattrs=upload.xattrs, drop_xattrs=dropped))
+        return record
 
     async def patch(self, key: str, patch: RowPatch) -> ObjectRecord:
         """See `interface.Catalog`."""

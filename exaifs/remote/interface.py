@@ -38,6 +38,7 @@ class Upload:
         posix: attributes for the row.
         write_id: unique for this write, so that a foreign one can be told apart.
         xattrs: the user's own attributes.
+        size_bytes: of the body; lets `commit` see that somebody wrote after us. None costs it a request.
     """
 
     sha256: str
@@ -45,6 +46,7 @@ class Upload:
     posix: Posix
     write_id: str
     xattrs: Mapping[str, bytes] = field(default_factory=dict)
+    size_bytes: int | None = None
 
 
 class Download(Protocol):

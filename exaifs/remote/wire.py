@@ -73,9 +73,9 @@ def _fields(upload: Upload) -> dict[str, Any]:
     }
 
 
-def commit_fields(upload: Upload, local_cache_path: str | None) -> str:
+def commit_fields(upload: Upload, size_bytes: int, local_cache_path: str | None) -> str:
     """Return `p_fields` of `exaifs_commit`."""
-    fields = _fields(upload)
+    fields = {**_fields(upload), "size": size_bytes}
     if local_cache_path is not None:
         fields["local_cache_path"] = local_cache_path
     return json.dumps(fields)

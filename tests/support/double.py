@@ -25,10 +25,12 @@ import anyio
 
 from exaifs.errors import BucketMissing, ExaifsError, IntegrityError, Stale, Unauthorized, Unreachable
 from exaifs.model import ObjectRecord, ObjectRef
+from exaifs.remote.download import EmptyDownload
 from exaifs.remote.interface import (
     Access,
     Body,
     ChangePage,
+    Download,
     Hello,
     Listing,
     Remote,
@@ -184,30 +186,34 @@ class DoubleServer:
         return bytes([data[0] ^ 1]) + data[1:]
 
 
-@dataclass(slots=True)
-class _Download:
-    """A download of bytes that are already cut to what will be sent."""
+class _Download(AsyncIterator[bytes]):
+    """A download of bytes that are already cut to what will be sent; may be left at any time."""
 
-    server: DoubleServer
-    data: bytes
-    start: int
-    ranged: bool
+    def __init__(self, server: DoubleServer, data: bytes, start: int, *, ranged: bool) -> None:
+        self.start = start
+        self.ranged = ranged
+        self._server = server
+        self._data = data
+        self._position = 0
+        self._break_at = server.take_break()
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        break_at = self.server.take_break()
-        step = self.server.chunk_bytes
-        for offset in range(0, len(self.data), step):
-            await anyio.sleep(self.server.chunk_latency_s)
-            if not self.server.online:
-                raise Unreachable("the connection broke")
-            chunk = self.data[offset : offset + step]
-            if break_at is not None and offset + len(chunk) > break_at:
-                self.server.bytes_sent += break_at - offset
-                if break_at > offset:
-                    yield chunk[: break_at - offset]
-                raise Unreachable("the connection broke")
-            self.server.bytes_sent += len(chunk)
-            yield chunk
+    def chunks(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        server = self._server
+        if self._position == len(self._data):
+            raise StopAsyncIteration
+        await anyio.sleep(server.chunk_latency_s)
+        stop = min(self._position + server.chunk_bytes, len(self._data))
+        if self._break_at is not None:
+            stop = min(stop, self._break_at)
+        if not server.online or stop == self._position:
+            raise Unreachable("the connection broke")
+        chunk = self._data[self._position : stop]
+        self._position = stop
+        server.bytes_sent += len(chunk)
+        return chunk
 
 
 class _Face:
@@ -245,12 +251,10 @@ class _Objects(_Face):
         self._server.leave("put")
 
     @asynccontextmanager
-    async def get(
-        self, ref: ObjectRef, start: int = 0, stop: int | None = None
-    ) -> AsyncIterator[_Download]:
+    async def get(self, ref: ObjectRef, start: int = 0, stop: int | None = None) -> AsyncIterator[Download]:
         stop = ref.size_bytes if stop is None else stop
         if ref.size_bytes == 0:
-            yield _Download(self._server, b"", 0, ranged=False)
+            yield EmptyDownload()
             return
         if not 0 <= start < stop <= ref.size_bytes:
             raise ValueError(f"not a range of {ref.size_bytes} bytes: [{start}, {stop})")

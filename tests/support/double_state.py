@@ -56,6 +56,11 @@ class StoredRow:
     local_cache_path: str | None = None
 
 
+def merged(old: Posix, new: Posix) -> Posix:
+    """Return the old attributes with what the new ones record."""
+    return Posix.from_json({**old.to_json(), **new.to_json()})
+
+
 class BucketState:
     """Everything the server knows of one bucket. No method here is a checkpoint."""
 
@@ -79,12 +84,9 @@ class BucketState:
         """Create or replace; without `upload` as the dashboard or any other client does."""
         self.check_key(key)
         self.check_size(key, len(data))
-        old = self.objects.get(key)
         now_ns = self._now_ns()
         kept = upload if self.keeps_metadata else None
-        created_ns = old.created_ns if old else now_ns
-        self.objects[key] = StoredObject(self._new_id(), data, mime_type, created_ns, now_ns, kept)
-        self._written(key)
+        self._store(key, StoredObject(self._new_id(), data, mime_type, now_ns, now_ns, kept))
         return self.record(key)
 
     def check_key(self, key: str) -> None:
@@ -101,16 +103,9 @@ class BucketState:
     def copy(self, source: str, target: str) -> None:
         """Copy over whatever is there; user metadata travels along."""
         self.check_key(target)
-        found = self._object(source)
-        old = self.objects.get(target)
         now_ns = self._now_ns()
-        self.objects[target] = replace(
-            found,
-            version=self._new_id(),
-            created_ns=old.created_ns if old else now_ns,
-            updated_ns=now_ns,
-        )
-        self._written(target)
+        copy = replace(self._object(source), version=self._new_id(), created_ns=now_ns, updated_ns=now_ns)
+        self._store(target, copy)
 
     def move(self, source: str, target: str) -> None:
         """Rename to a free key; the row goes along."""
@@ -144,17 +139,23 @@ class BucketState:
         self._ids += 1
         return str(uuid.UUID(int=self._ids, version=4))
 
-    def _written(self, key: str) -> None:
-        """Do what the trigger does after an insert or update of the object."""
-        upload = self.objects[key].upload
+    def _store(self, key: str, new: StoredObject) -> None:
+        """Put an object in place and do what the trigger does then: hash and ids are valid for bytes."""
+        old = self.objects.get(key)
+        if old is not None:
+            new.created_ns = old.created_ns
+        self.objects[key] = new
         row = self.rows.setdefault(key, StoredRow(self._new_id()))
-        sha256 = upload.sha256 if upload else None
-        if sha256 is None or sha256 != row.sha256:
+        same = old is not None and old.data == new.data
+        upload = new.upload
+        sha256 = upload.sha256 if upload else (row.sha256 if same else None)
+        if not same and (sha256 is None or sha256 != row.sha256):
             row.provider_file_ids = {}
         row.sha256 = sha256
         row.write_id = upload.write_id if upload else None
-        row.posix = upload.posix if upload else replace(row.posix, mtime_ns=None, kind="file")
+        row.posix = replace(row.posix, mtime_ns=None, kind="file")
         if upload:
+            row.posix = merged(row.posix, upload.posix)
             row.xattrs = dict(upload.xattrs)
         self._log.append(key)
 
@@ -196,13 +197,15 @@ class BucketState:
     def commit(self, key: str, upload: Upload, local_cache_path: str | None) -> ObjectRecord:
         """Complete the row of an object that was just put, unless somebody wrote after us."""
         stored = self._object(key)
-        if stored.upload is not None and stored.upload.write_id != upload.write_id:
-            return self.record(key)
         row = self.rows.setdefault(key, StoredRow(self._new_id()))
-        row.sha256, row.write_id, row.posix = upload.sha256, upload.write_id, upload.posix
-        row.xattrs = dict(upload.xattrs)
-        row.local_cache_path = local_cache_path or row.local_cache_path
-        self._log.append(key)
+        unclaimed = stored.upload is None and row.write_id is None
+        if unclaimed and upload.size_bytes in {None, len(stored.data)}:
+            row.sha256, row.write_id = upload.sha256, upload.write_id
+            row.posix = merged(row.posix, upload.posix)
+            row.xattrs = dict(upload.xattrs)
+            self._log.append(key)
+        if row.write_id == upload.write_id:
+            row.local_cache_path = local_cache_path or row.local_cache_path
         return self.record(key)
 
     def patch(self, key: str, patch: RowPatch) -> ObjectRecord:
@@ -210,7 +213,7 @@ class BucketState:
         self._object(key)
         row = self.rows.setdefault(key, StoredRow(self._new_id()))
         if patch.posix is not None:
-            row.posix = patch.posix
+            row.posix = merged(row.posix, patch.posix)
         row.xattrs = {name: value for name, value in row.xattrs.items() if name not in patch.drop_xattrs}
         row.xattrs.update(patch.set_xattrs)
         self._log.append(key)
@@ -284,6 +287,8 @@ class BucketState:
 
     def changes(self, cursor: str, limit: int) -> ChangePage:
         """Return the keys that changed after the cursor, each with its newest state."""
+        if not cursor:
+            return ChangePage((), self.cursor, more=False, continuous=True)
         position = int(cursor) if cursor.isdigit() else -1
         end = self._trimmed + len(self._log)
         if not self._trimmed <= position <= end:

@@ -1,0 +1,35 @@
+"""The in-memory double keeps every rule of the remote seam, under both event loops."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.contract.catalog_contract import CatalogContract
+from tests.contract.conftest import DoubleWorld
+from tests.contract.object_contract import ObjectContract
+from tests.support.world import World
+
+pytestmark = pytest.mark.anyio
+
+
+class DoubleFixture:
+    @pytest.fixture
+    def world(self, double_world: DoubleWorld) -> World:
+        return double_world
+
+
+class TestObjects(DoubleFixture, ObjectContract):
+    """`ObjectStore` on the double."""
+
+
+class TestCatalog(DoubleFixture, CatalogContract):
+    """`Catalog` on the double."""
+
+
+class TestCatalogOfAServerThatDropsMetadata(CatalogContract):
+    """As on the embedded server: only the commit fills the row."""
+
+    @pytest.fixture
+    def world(self, double_world: DoubleWorld) -> World:
+        double_world.server.bucket.keeps_metadata = False
+        return double_world

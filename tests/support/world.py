@@ -1,0 +1,123 @@
+"""What a contract test needs from a server, whichever it is: clients, other clients, and a clean place."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Literal, Protocol
+
+import anyio
+
+from exaifs.model import ObjectRecord, ObjectRef, Posix
+from exaifs.remote.bodies import BytesBody
+from exaifs.remote.interface import ChangePage, Remote, Upload
+
+BadKey = Literal["wrong", "anon", "expired"]
+
+
+class World(Protocol):
+    """One server with a bucket of 50 MiB and one of 1,000 bytes; a test owns one prefix."""
+
+    remote: Remote
+    small: Remote
+    prefix: str
+    """Ends in a slash; nothing is below it when a test starts."""
+    is_real: bool
+    """Whether this is the real storage server's behaviour: ranges, atomic overwrites."""
+    long_components: bool
+    """Whether a key's component may pass 255 bytes (not where it becomes a file's name)."""
+
+    def stranger(self, key: BadKey) -> AbstractAsyncContextManager[Remote]:
+        """Open the bucket with a key that must be refused."""
+
+    async def put_as_other(self, key: str, data: bytes, mime_type: str) -> None:
+        """Upload as a client that knows nothing of exaifs."""
+
+    async def fetch(self, url: str) -> bytes:
+        """GET a URL without any key."""
+
+
+def upload_of(
+    data: bytes,
+    *,
+    mime_type: str = "text/plain",
+    posix: Posix | None = None,
+    xattrs: Mapping[str, bytes] | None = None,
+) -> Upload:
+    """Return what is known of these bytes when they are sent."""
+    return Upload(
+        sha256=hashlib.sha256(data).hexdigest(),
+        mime_type=mime_type,
+        posix=Posix(mode=0o644, uid=1000, gid=1000, mtime_ns=1_700_000_000_123_456_789)
+        if posix is None
+        else posix,
+        write_id=uuid.uuid4().hex,
+        xattrs=xattrs or {},
+        size_bytes=len(data),
+    )
+
+
+async def write(remote: Remote, key: str, data: bytes, upload: Upload | None = None) -> ObjectRecord:
+    """Put and commit, as a close does."""
+    upload = upload_of(data) if upload is None else upload
+    await remote.objects.put(key, BytesBody(data), upload)
+    return await remote.catalog.commit(key, upload)
+
+
+async def read(remote: Remote, ref: ObjectRef, start: int = 0, stop: int | None = None) -> bytes:
+    """Return [start, stop) of a version, cut out of whatever the server sends."""
+    end = ref.size_bytes if stop is None else stop
+    data = bytearray()
+    async with remote.objects.get(ref, start, stop) as download:
+        async for chunk in download.chunks():
+            data += chunk
+        return bytes(data[start - download.start : end - download.start])
+
+
+async def find(remote: Remote, key: str) -> ObjectRecord | None:
+    """Return the record of one key."""
+    return (await remote.catalog.stat([key])).get(key)
+
+
+async def all_changes(remote: Remote, cursor: str) -> tuple[dict[str, ObjectRecord | None], str]:
+    """Follow the feed to its end; return the newest state of each key, and the cursor.
+
+    A server may hold the newest entries back until older transactions have ended; callers poll.
+    """
+    newest: dict[str, ObjectRecord | None] = {}
+    while True:
+        page: ChangePage = await remote.catalog.changes(cursor)
+        assert page.continuous
+        newest.update((change.key, change.record) for change in page.changes)
+        cursor = page.cursor
+        if not page.more:
+            return newest, cursor
+
+
+async def changes_of(remote: Remote, cursor: str, keys: set[str]) -> dict[str, ObjectRecord | None]:
+    """Return what the feed says of these keys, waiting until it has all of them."""
+    found: dict[str, ObjectRecord | None] = {}
+    with anyio.fail_after(10):
+        while not keys <= found.keys():
+            more, cursor = await all_changes(remote, cursor)
+            found.update((key, record) for key, record in more.items() if key in keys)
+            if not keys <= found.keys():
+                await anyio.sleep(0.05)
+    return found
+
+
+class StallingBody:
+    """A body whose second half never comes."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self.size_bytes = size_bytes
+        self.stalled = anyio.Event()
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Yield half, then wait for ever."""
+        yield os.urandom(self.size_bytes // 2)
+        self.stalled.set()
+        await anyio.sleep_forever()
