@@ -1,0 +1,134 @@
+"""The shape of the code: layers, sizes, and a map that is true."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PACKAGE = REPOSITORY / "exaifs"
+
+MAX_MODULE_LINES = 400
+MAX_FUNCTION_LINES = 60
+MAX_MAP_LINES = 150
+
+BASE = {"errors", "model", "names", "config", "logs", "processes", "systemd", "__init__"}
+"""Free to all; they import only each other."""
+
+LAYERS: dict[str, set[str]] = {
+    "remote": set(),
+    "cache": {"remote"},
+    "fs": {"cache", "remote"},
+    "fuse": {"fs", "mountpoint"},
+    "mountpoint": set(),
+    "embedded": {"remote", "mountpoint"},
+    "ops": {"remote", "cache", "embedded", "mountpoint"},
+    "daemon": {"remote", "cache", "fs", "fuse", "mountpoint"},
+    "cli": {"remote", "cache", "daemon", "embedded", "mountpoint", "ops"},
+    "__main__": {"cli"},
+}
+"""What each package or top-level module may import besides itself and the base."""
+
+HOMES = {
+    "pyfuse3": {"fuse"},
+    "supabase": {"remote"},
+    "storage3": {"remote"},
+    "postgrest": {"remote"},
+    "httpx": {"remote"},
+    "click": {"cli"},
+    "psycopg": {"ops", "remote"},
+    "asyncio": set(),
+    "trio": {"fs", "fuse", "daemon", "cli", "embedded"},
+    "sqlite3": {"cache", "fs", "daemon", "fuse"},
+}
+"""Libraries that only some packages may import."""
+
+REMOTE_SEAM = {"exaifs.remote.interface", "exaifs.remote.bodies"}
+"""All that `cache` and `fs` may know of the server: the protocols, and bytes as upload bodies."""
+
+
+def modules() -> list[Path]:
+    """Return every module of the package."""
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def part_of(path: Path) -> str:
+    """Return the package or top-level module that a file belongs to."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yield the dotted names a module imports, those for types only included."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            assert node.module is not None
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def name(path: Path) -> str:
+    """Return a module's path for messages."""
+    return str(path.relative_to(REPOSITORY))
+
+
+@pytest.mark.parametrize("path", modules(), ids=name)
+def test_imports_point_one_way(path: Path) -> None:
+    """Layers: cli → daemon → fuse → fs → cache → remote → base, and never back."""
+    part = part_of(path)
+    assert part in BASE or part in LAYERS, f"{part} is in no layer: add it to LAYERS"
+    allowed = BASE | {part} | LAYERS.get(part, set())
+    for imported in imports(path):
+        words = imported.split(".")
+        if words[0] == "exaifs" and len(words) > 1 and words[1] != "__version__":
+            assert words[1] in allowed, f"{part} may not import {imported}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=name)
+def test_a_library_has_one_home(path: Path) -> None:
+    """pyfuse3 is met only in fuse, HTTP and Supabase only in remote."""
+    part = part_of(path)
+    for imported in imports(path):
+        homes = HOMES.get(imported.split(".")[0])
+        assert homes is None or part in homes, f"{part} may not import {imported}"
+
+
+@pytest.mark.parametrize("path", [path for path in modules() if part_of(path) in {"fs", "cache"}], ids=name)
+def test_the_core_knows_only_the_seam_to_the_server(path: Path) -> None:
+    """`fs` and `cache` see `remote.interface`, so that the double of the tests can stand in."""
+    for imported in imports(path):
+        if imported.startswith("exaifs.remote."):
+            assert imported.rpartition(".")[0] in REMOTE_SEAM, f"{imported} is below the seam"
+
+
+@pytest.mark.parametrize("path", modules(), ids=name)
+def test_sizes(path: Path) -> None:
+    """A module has one subject, a function one thought."""
+    text = path.read_text(encoding="utf-8")
+    assert text.count("\n") <= MAX_MODULE_LINES
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            lines = node.end_lineno - node.body[0].lineno + 1
+            assert lines <= MAX_FUNCTION_LINES, f"{node.name} has {lines} lines"
+
+
+def test_the_map_is_true() -> None:
+    """ARCHITECTURE.md stays short, and every module and test folder it names exists."""
+    text = (REPOSITORY / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    assert text.count("\n") <= MAX_MAP_LINES
+    named = set(re.findall(r"`((?:exaifs/|tests/)?[\w/]+(?:\.py|\.sql|\.mjs|/))`", text))
+    assert any(path.startswith("exaifs/") or (PACKAGE / path).exists() for path in named), "it names none"
+    missing = [path for path in named if not (REPOSITORY / path).exists() and not (PACKAGE / path).exists()]
+    assert not missing, f"ARCHITECTURE.md names what does not exist: {sorted(missing)}"
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    """A module opens with its job."""
+    for path in modules():
+        assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), f"{path} has no docstring"
