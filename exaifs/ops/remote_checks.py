@@ -148,12 +148,16 @@ def check_buckets(config: Config, findings: Findings) -> Check:
     failed = [line.name for line in details if line.status is Status.FAILED]
     if failed:
         seen = "" if buckets else " (the key sees no bucket at all)"
-        fix = "Run `exaifs init --apply`, or create them in the dashboard under Storage, private."
+        fix = f"Run `{_init(config.bucket)}`, or create them in the dashboard under Storage, private."
         return Check(name, title, Status.FAILED, f"missing: {', '.join(failed)}{seen}", details, fix=fix)
     if any(line.status is Status.WARNING for line in details):
         fix = "Make it private in the dashboard under Storage, unless everybody may read it."
         return Check(name, title, Status.WARNING, "there, but not all private", details, fix=fix)
     return Check(name, title, Status.OK, f"all {len(details)} there, private", details)
+
+
+def _init(bucket: str) -> str:
+    return "exaifs init --apply" + ("" if bucket in BUCKETS else f" --bucket {bucket}")
 
 
 def wanted_buckets(config: Config) -> tuple[str, ...]:
@@ -187,6 +191,7 @@ async def check_setup(probe: Probe, hello: Mapping[str, Any], bucket: str) -> tu
             "trigger on storage.objects",
             "keeps rows and change log in step",
             "is not installed: changes by others are seen late, and their rows are missing",
+            RUN_INIT,
             yes=hello.get("trigger_installed") is True,
         ),
         await _trigger_errors(probe),
@@ -195,6 +200,7 @@ async def check_setup(probe: Probe, hello: Mapping[str, Any], bucket: str) -> tu
             f"bucket {bucket}",
             "is registered, the trigger follows it",
             "is not registered: the trigger does not follow it, changes by others are seen late",
+            f"Run `{_init(bucket)}`.",
             yes=hello.get("bucket_registered") is True,
         ),
     )
@@ -222,7 +228,7 @@ async def _trigger_errors(probe: Probe) -> Check:
     )
 
 
-def _yes_or_warn(name: str, title: str, good: str, bad: str, *, yes: bool) -> Check:
+def _yes_or_warn(name: str, title: str, good: str, bad: str, fix: str, *, yes: bool) -> Check:
     if yes:
         return Check(name, title, Status.OK, good)
-    return Check(name, title, Status.WARNING, bad, fix=RUN_INIT)
+    return Check(name, title, Status.WARNING, bad, fix=fix)
