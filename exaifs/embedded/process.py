@@ -7,18 +7,20 @@ which things stop. Stdin is a pipe that we never write to: it closes when we are
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Any, Final
 
 import anyio
 from anyio.abc import Process
 
+from exaifs.embedded.files import open_private, read_json, write_private
 from exaifs.errors import EmbeddedError
 
 STOP_TIMEOUT_S: Final = 10.0
@@ -28,30 +30,25 @@ _START_TIME_FIELD: Final = 19
 """Of /proc/PID/stat after the command's name: proc_pid_stat(5), field 22."""
 
 
-def open_private(path: Path) -> BinaryIO:
-    """Open a file for writing from its start, readable by its owner only: logs here hold keys."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    os.fchmod(descriptor, 0o600)
-    return os.fdopen(descriptor, "wb")
-
-
 @asynccontextmanager
 async def running(
     command: Sequence[str],
     *,
-    cwd: Path,
     env: Mapping[str, str],
     log: Path,
+    cwd: Path | None = None,
     stop_timeout_s: float = STOP_TIMEOUT_S,
+    record: Path | None = None,
 ) -> AsyncIterator[Process]:
     """Run a command while the block runs; it has ended when this returns, also when cancelled.
 
     Args:
         command: program and arguments; never a secret.
-        cwd: its working directory.
         env: its whole environment.
         log: file for its output, started anew.
+        cwd: its working directory; None for ours.
         stop_timeout_s: seconds between SIGTERM and SIGKILL.
+        record: file that names the process while it runs, so that after a crash `end_recorded` finds it.
 
     Raises:
         EmbeddedError: the program cannot be started.
@@ -70,10 +67,19 @@ async def running(
         except OSError as exc:
             raise EmbeddedError(f"cannot run {command[0]}: {exc.strerror}. Install exaifs again.") from exc
     try:
+        if record is not None:
+            identity = ProcessId.of(process.pid)
+            write_private(record, json.dumps(asdict(identity) if identity else {}) + "\n")
         yield process
     finally:
         with anyio.CancelScope(shield=True):
             await _stop(process, stop_timeout_s)
+        if record is not None:
+            _forget(record)
+
+
+def _forget(record: Path) -> None:
+    record.unlink(missing_ok=True)
 
 
 async def _stop(process: Process, timeout_s: float) -> None:
@@ -98,14 +104,12 @@ async def run(command: Sequence[str], *, cwd: Path, env: Mapping[str, str], log:
         return await process.wait()
 
 
-def last_lines(log: Path, count: int, secrets: Sequence[str] = ()) -> list[str]:
-    """Return the last lines of a log that say something, without the secrets."""
+def last_lines(log: Path, count: int) -> list[str]:
+    """Return the last lines of a log that say something. Lite's own log holds keys: pick from them."""
     try:
         text = log.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return []
-    for secret in secrets:
-        text = text.replace(secret, "[redacted]")
     return [line.strip() for line in text.splitlines() if line.strip()][-count:]
 
 
@@ -127,6 +131,12 @@ class ProcessId:
         fields = stat.rpartition(")")[2].split()
         return None if fields[0] in {"Z", "X"} else cls(pid, int(fields[_START_TIME_FIELD]))
 
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> ProcessId | None:
+        """Read what `asdict` wrote; None for anything else."""
+        pid, start_time = value.get("pid"), value.get("start_time")
+        return cls(pid, start_time) if isinstance(pid, int) and isinstance(start_time, int) else None
+
     def runs(self) -> bool:
         """Whether this very process is still there."""
         return ProcessId.of(self.pid) == self
@@ -140,3 +150,10 @@ class ProcessId:
             with anyio.move_on_after(patience_s):
                 while self.runs():  # noqa: ASYNC110 - a foreign process sets no event
                     await anyio.sleep(_POLL_S)
+
+
+async def end_recorded(path: Path, timeout_s: float) -> None:
+    """End the process that a crashed run wrote down, if it is still there."""
+    leftover = ProcessId.from_json(read_json(path))
+    if leftover is not None:
+        await leftover.end(timeout_s)

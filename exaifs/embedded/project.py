@@ -15,15 +15,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 import secrets
 import socket
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from exaifs.embedded.process import ProcessId
+from exaifs.embedded.files import read_json, write_private
 from exaifs.errors import EmbeddedError
 from exaifs.remote.schema import migrations
 
@@ -50,21 +49,13 @@ class Keys:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class LastServer:
-    """What the last server left written down."""
-
-    port: int = 0
-    process: ProcessId | None = None
-    """None after an orderly end."""
-
-
 class Project:
     """The files of one state directory. Used by one process at a time, under its lock."""
 
     def __init__(self, state_dir: Path) -> None:
         self.state_dir = state_dir.absolute()
         self.log = self.state_dir / "lite.log"
+        self.process_file = self.state_dir / "server.json"
         self._supabase_dir = self.state_dir / "supabase"
         self._migrations_dir = self._supabase_dir / "migrations"
 
@@ -103,20 +94,19 @@ class Project:
         """Write lite's configuration."""
         write_private(self._supabase_dir / "config.toml", _config_text(port, keys))
 
-    def last_server(self) -> LastServer:
-        """Return what the last server wrote down; nothing if that is missing or unreadable."""
-        value = _read_json(self.state_dir / "server.json")
-        port, pid, start_time = (value.get(name) for name in ("port", "pid", "start_time"))
-        process = (
-            ProcessId(pid, start_time) if isinstance(pid, int) and isinstance(start_time, int) else None
-        )
-        return LastServer(port if isinstance(port, int) else 0, process)
+    def last_port(self) -> int:
+        """Return the port of the last server, 0 if there was none."""
+        port = read_json(self.state_dir / "port.json").get("port")
+        return port if isinstance(port, int) else 0
 
-    def remember_server(self, server: LastServer) -> None:
-        """Write down the port, for the next run, and the process, in case we crash."""
-        process = asdict(server.process) if server.process else {}
-        text = json.dumps({"port": server.port, **process})
-        write_private(self.state_dir / "server.json", text + "\n")
+    def remember_port(self, port: int) -> None:
+        """Write down the port for the next run."""
+        write_private(self.state_dir / "port.json", json.dumps({"port": port}) + "\n")
+
+    @property
+    def is_new(self) -> bool:
+        """Whether no migration has ever been applied here."""
+        return not (self.state_dir / "migrations.json").exists()
 
     def write_migrations(self) -> bool:
         """Copy the package's migrations; return whether some have yet to be applied.
@@ -124,7 +114,7 @@ class Project:
         Raises:
             EmbeddedError: one that was applied has changed since.
         """
-        applied = _read_json(self.state_dir / "migrations.json")
+        applied = read_json(self.state_dir / "migrations.json")
         wanted = _migration_files()
         for name, sql in wanted.items():
             if applied.get(name, _digest(sql)) != _digest(sql):
@@ -202,24 +192,6 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
     return True
-
-
-def write_private(path: Path, text: str) -> None:
-    """Replace a file atomically by one that only its owner can read."""
-    new = path.with_name(f"{path.name}.new")
-    new.unlink(missing_ok=True)
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-    new.replace(path)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _digest(text: str) -> str:

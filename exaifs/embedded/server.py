@@ -7,9 +7,10 @@ and nothing it starts outlives it. Runs under trio and asyncio.
 from __future__ import annotations
 
 import fcntl
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -20,9 +21,9 @@ from pydantic import SecretStr
 from exaifs.config import load
 from exaifs.embedded.install import cli_script, default_install_dir, install
 from exaifs.embedded.node import node_command, small_environment
-from exaifs.embedded.process import STOP_TIMEOUT_S, ProcessId, last_lines, run, running
+from exaifs.embedded.process import STOP_TIMEOUT_S, end_recorded, last_lines, run, running
 from exaifs.embedded.progress import step
-from exaifs.embedded.project import LOOPBACK, Keys, LastServer, Project, choose_port
+from exaifs.embedded.project import LOOPBACK, Project, choose_port
 from exaifs.errors import EmbeddedError, RemoteError
 from exaifs.remote.probe import Probe, open_probe
 
@@ -37,7 +38,7 @@ _LITE_ENVIRONMENT: Final = {
     "LITE_NON_INTERACTIVE": "1",
     "NO_COLOR": "1",
 }
-_SHOWN_LINES: Final = 5
+_SEARCHED_LINES: Final = 1000
 _MIB: Final = 1024 * 1024
 BUCKETS: Final = {"user-files": 50 * _MIB, "generated-files": 10 * _MIB}
 """Private buckets and their size limits in bytes."""
@@ -82,21 +83,24 @@ async def serve(
     project = Project(state_dir)
     project.create()
     with _sole_use(project):
-        last = project.last_server()
-        if last.process is not None:
-            await last.process.end(STOP_TIMEOUT_S)
+        await end_recorded(project.process_file, STOP_TIMEOUT_S)
         script = cli_script(await install(install_dir or default_install_dir()))
         keys = project.keys()
-        chosen = choose_port(port, last.port)
+        chosen = choose_port(port, project.last_port())
         project.configure(chosen, keys)
-        await _migrate(project, script, keys)
-        async with _lite(project, script, chosen) as process:
-            url = f"http://{LOOPBACK}:{chosen}"
-            with step("Starting the embedded Supabase"):
-                await _prepare(project, keys, url, process)
-            yield EmbeddedServer(
-                url, keys.secret_key, keys.publishable_key, project.state_dir, process.pid, process
-            )
+        url = f"http://{LOOPBACK}:{chosen}"
+        config = load(supabase_url=url, supabase_key=SecretStr(keys.secret_key))
+        async with open_probe(config) as probe:
+            if project.write_migrations():
+                await _migrate(project, script, probe)
+            async with _lite(project, script) as process:
+                project.remember_port(chosen)
+                with step("Starting the embedded Supabase"):
+                    await _wait_ready(project, process, partial(_schema_answers, probe))
+                    await _create_buckets(probe)
+                yield EmbeddedServer(
+                    url, keys.secret_key, keys.publishable_key, project.state_dir, process.pid, process
+                )
 
 
 @contextmanager
@@ -106,8 +110,8 @@ def _sole_use(project: Project) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            last = project.last_server()
-            where = f" at http://{LOOPBACK}:{last.port}" if last.process else ""
+            port = project.last_port()
+            where = f" (http://{LOOPBACK}:{port})" if port else ""
             raise EmbeddedError(
                 f"another embedded Supabase is running on {project.state_dir}{where}. Stop it first, "
                 "or use another state directory."
@@ -115,68 +119,73 @@ def _sole_use(project: Project) -> Iterator[None]:
         yield
 
 
-async def _migrate(project: Project, script: Path, keys: Keys) -> None:
-    """Apply the migrations that are new. Lite must not be running meanwhile."""
-    if not project.write_migrations():
-        return
-    log = project.state_dir / "migrate.log"
-    status: int | None = None
-    with step("Preparing the database"), anyio.move_on_after(MIGRATE_TIMEOUT_S):
-        status = await run(
-            node_command(script, "migration", "up"),
-            cwd=project.state_dir,
-            env=small_environment(_LITE_ENVIRONMENT),
-            log=log,
-        )
-    if status != 0:
-        how = f"after {MIGRATE_TIMEOUT_S:.0f} s" if status is None else f"with exit status {status}"
-        said = " | ".join(last_lines(log, _SHOWN_LINES, _secrets(keys)))
-        raise EmbeddedError(f"the database schema was not applied: lite ended {how}: {said} (log: {log})")
-    project.remember_migrations()
+async def _migrate(project: Project, script: Path, probe: Probe) -> None:
+    """Apply the migrations that are new; lite must not be running meanwhile.
+
+    Supabase's roles and schemas, which migrations refer to, are made by the first start.
+    """
+    with step("Preparing the database"):
+        if project.is_new:
+            async with _lite(project, script) as process:
+                await _wait_ready(project, process, partial(_storage_answers, probe))
+        log = project.state_dir / "migrate.log"
+        status: int | None = None
+        with anyio.move_on_after(MIGRATE_TIMEOUT_S):
+            status = await run(
+                node_command(script, "migration", "up"),
+                cwd=project.state_dir,
+                env=small_environment(_LITE_ENVIRONMENT),
+                log=log,
+            )
+        if status != 0:
+            raise EmbeddedError(f"the database schema was not applied: {_reason(log, status)}. Log: {log}")
+        project.remember_migrations()
 
 
-@asynccontextmanager
-async def _lite(project: Project, script: Path, port: int) -> AsyncIterator[Process]:
+def _lite(project: Project, script: Path) -> AbstractAsyncContextManager[Process]:
     """Run the server process, written down so that a later run finds it if we crash."""
-    async with running(
+    return running(
         node_command(script, "start", "--host", LOOPBACK, "--no-admin"),
         cwd=project.state_dir,
         env=small_environment(_LITE_ENVIRONMENT),
         log=project.log,
-    ) as process:
-        project.remember_server(LastServer(port, ProcessId.of(process.pid)))
-        yield process
-    project.remember_server(LastServer(port))
+        record=project.process_file,
+    )
 
 
-async def _prepare(project: Project, keys: Keys, url: str, process: Process) -> None:
-    """Wait until database and storage answer, then create the buckets.
+async def _wait_ready(project: Project, process: Process, answers: Callable[[], Awaitable[bool]]) -> None:
+    """Wait until the server answers as asked.
 
     Raises:
         EmbeddedError: the process ended, or did not answer in time.
     """
-    config = load(supabase_url=url, supabase_key=SecretStr(keys.secret_key))
-    async with open_probe(config) as probe:
-        with anyio.move_on_after(START_TIMEOUT_S) as deadline:
-            while not await _answers(probe):
-                if process.returncode is not None:
-                    raise EmbeddedError(_obituary(project, process.returncode))
-                await anyio.sleep(_POLL_S)
-            await _create_buckets(probe)
-        if deadline.cancelled_caught:
-            raise EmbeddedError(
-                f"the embedded Supabase did not answer within {START_TIMEOUT_S:.0f} s. Log: {project.log}"
-            )
+    with anyio.move_on_after(START_TIMEOUT_S):
+        while not await answers():
+            if process.returncode is not None:
+                raise EmbeddedError(_obituary(project, process.returncode))
+            await anyio.sleep(_POLL_S)
+        return
+    raise EmbeddedError(
+        f"the embedded Supabase did not answer within {START_TIMEOUT_S:.0f} s. Log: {project.log}"
+    )
 
 
-async def _answers(probe: Probe) -> bool:
-    """Whether both halves answer, to our key: another program on the port does not know it."""
+async def _storage_answers(probe: Probe) -> bool:
+    """Whether the server is up and takes our key: another program on the port does not know it."""
     try:
-        await probe.count_rows("file_metadata")
         await probe.list_buckets()
     except RemoteError:
         return False
     return True
+
+
+async def _schema_answers(probe: Probe) -> bool:
+    """Whether both halves answer, the database with our tables."""
+    try:
+        await probe.count_rows("file_metadata")
+    except RemoteError:
+        return False
+    return await _storage_answers(probe)
 
 
 async def _create_buckets(probe: Probe) -> None:
@@ -184,12 +193,17 @@ async def _create_buckets(probe: Probe) -> None:
     for name, size_limit_bytes in BUCKETS.items():
         if name not in existing:
             await probe.create_bucket(name, size_limit_bytes)
+        await probe.call("exaifs_register_bucket", p_bucket=name)
 
 
 def _obituary(project: Project, status: int) -> str:
-    said = " | ".join(last_lines(project.log, _SHOWN_LINES, _secrets(project.keys())))
-    return f"the embedded Supabase ended (exit status {status}): {said or 'no output'}. Log: {project.log}"
+    return f"the embedded Supabase ended: {_reason(project.log, status)}. Log: {project.log}"
 
 
-def _secrets(keys: Keys) -> tuple[str, ...]:
-    return (keys.jwt_secret, keys.publishable_key, keys.secret_key)
+def _reason(log: Path, status: int | None) -> str:
+    """Return the line that looks like the reason; never a whole log, which may hold keys."""
+    if status is None:
+        return "it did not finish in time"
+    lines = last_lines(log, _SEARCHED_LINES)
+    errors = [line for line in lines if line.lower().startswith("error")]
+    return errors[0] if errors else f"exit status {status}, without an explanation"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -55,6 +56,7 @@ async def _wait_for_eof() -> None:
     """Wait until whoever holds the other end of our stdin closes it, or dies."""
     descriptor = sys.stdin.fileno()
     while True:
-        await anyio.wait_readable(descriptor)
+        with contextlib.suppress(PermissionError):  # epoll takes no files, which are always readable
+            await anyio.wait_readable(descriptor)
         if not os.read(descriptor, 4096):
             return

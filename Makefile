@@ -1,0 +1,33 @@
+# exaifs: the two commands are `make run` and `make test`. Everything they need is installed on first use;
+# all state is in .exaifs/, which `make clean` removes.
+
+VENV := .exaifs/venv
+export EXAIFS_LITE_DIR := $(CURDIR)/.exaifs/lite
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check format clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: ## Start a local Supabase, mount its bucket at ./files; Ctrl-C stops both
+	@.ci/bootstrap run
+	@exec exaifs dev --state-dir .exaifs/dev --env-file .exaifs/dev.env --mount files
+
+test: ## Run all checks and tests
+	@.ci/bootstrap test
+	@.ci/checks
+	@exec pytest -q $(PYTEST_ARGS)
+
+check: ## Run the checks only: format, lint, types
+	@.ci/bootstrap test
+	@.ci/checks
+
+format: ## Format the code
+	@.ci/bootstrap test
+	@ruff format .
+	@ruff check --fix .
+
+clean: ## Remove everything that was installed or stored, the embedded bucket included
+	@.ci/clean

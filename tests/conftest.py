@@ -1,0 +1,88 @@
+"""Fixtures that every level may use: one embedded Supabase a session, one bucket a test."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+LITE_DIR = Path(os.environ.get("EXAIFS_LITE_DIR", REPOSITORY / ".exaifs" / "lite"))
+"""Where the Node packages are shared between all test runs."""
+
+START_TIMEOUT_S = 600.0
+"""Covers the first run ever, which installs the Node packages."""
+STOP_TIMEOUT_S = 30.0
+
+
+def environment_for(supabase: dict[str, str]) -> dict[str, str]:
+    """Return this process's environment with another Supabase in place of any that it names."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("SUPABASE_")}
+    return {**kept, **supabase}
+
+
+def read_env_file(process: subprocess.Popen[bytes], deadline_s: float) -> dict[str, str]:
+    """Read the two lines that `python -m exaifs.embedded` prints when it answers."""
+    assert process.stdout is not None
+    end = time.monotonic() + deadline_s
+    data = b""
+    while data.count(b"\n") < 2:
+        ready, _, _ = select.select([process.stdout], [], [], max(0.0, end - time.monotonic()))
+        chunk = os.read(process.stdout.fileno(), 4096) if ready else b""
+        if not chunk:
+            pytest.fail(f"the embedded Supabase did not start (exit status {process.poll()}): see stderr")
+        data += chunk
+    return dict(line.split("=", 1) for line in data.decode().splitlines())
+
+
+@pytest.fixture(scope="session")
+def embedded_supabase(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Run one embedded Supabase for the whole session; yield SUPABASE_URL and SUPABASE_SERVICE_ROLE_KEY.
+
+    It is a process of its own, and ends when its stdin closes: also when this one is killed.
+    """
+    state_dir = tmp_path_factory.mktemp("embedded")
+    with subprocess.Popen(
+        [sys.executable, "-m", "exaifs.embedded", str(state_dir), "--until-eof"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment_for({"EXAIFS_LITE_DIR": str(LITE_DIR)}),
+        start_new_session=True,
+    ) as process:
+        try:
+            yield read_env_file(process, START_TIMEOUT_S)
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
+            try:
+                process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+@pytest.fixture
+def fresh_bucket(embedded_supabase: dict[str, str]) -> dict[str, str]:
+    """Create and register a bucket that no other test knows; return the environment that names it.
+
+    Its limits are those of `user-files`. It stays until the session's server goes, which costs nothing.
+    """
+    bucket = f"test-{secrets.token_hex(6)}"
+    key = embedded_supabase["SUPABASE_SERVICE_ROLE_KEY"]
+    with httpx.Client(
+        base_url=embedded_supabase["SUPABASE_URL"],
+        headers={"apikey": key, "Authorization": f"Bearer {key}"},
+        timeout=30,
+        trust_env=False,
+    ) as client:
+        limits = {"id": bucket, "name": bucket, "public": False, "file_size_limit": 50 * 1024 * 1024}
+        client.post("/storage/v1/bucket", json=limits).raise_for_status()
+        client.post("/rest/v1/rpc/exaifs_register_bucket", json={"p_bucket": bucket}).raise_for_status()
+    return {**embedded_supabase, "FILE_STORAGE_BUCKET": bucket}
