@@ -23,6 +23,7 @@ from exaifs.cache.directory import locked_directory
 from exaifs.config import Config
 from exaifs.errors import MountError, RemoteError, Unreachable
 from exaifs.fs.filesystem import FileSystem
+from exaifs.fuse import invalidate
 from exaifs.fuse.operations import Operations
 from exaifs.fuse.session import Session, mounted
 from exaifs.remote import open_remote
@@ -178,6 +179,7 @@ async def _serve(
             read_only=config.read_only,
             allow_other=config.allow_other,
         ) as session:
+            await nursery.start(invalidate.run, fs.invalidations)
             state = "online" if online else "offline"
             _log.info("mounted", bucket=config.bucket, mountpoint=str(path), state=state)
             notify("READY=1", f"STATUS=serving {config.bucket} at {path} ({state})")

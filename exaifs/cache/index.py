@@ -176,19 +176,19 @@ class Index:
 
     def put(self, entry: Entry) -> None:
         """Insert an entry made here, or replace the one of the same name."""
-        self._touch(entry.key)
+        self.touch(entry.key)
         self.write(entry)
 
     def remove(self, entry: Entry) -> None:
         """Forget a name removed here; a directory's own listing is forgotten too."""
-        self._touch(entry.key)
+        self.touch(entry.key)
         self.delete(entry)
 
     def rename(self, entry: Entry, renamed: Entry) -> None:
         """Give an entry another name or place; for a directory everything below moves with it."""
         with self.transaction():
-            self._touch(entry.key)
-            self._touch(renamed.key)
+            self.touch(entry.key)
+            self.touch(renamed.key)
             self.delete(entry, keep_below=True)
             self.write(renamed)
             if entry.is_dir:
@@ -205,6 +205,14 @@ class Index:
     def mark_loaded(self, prefix: str, at_ns: int) -> None:
         """Record that a directory is complete, for example because it was made here."""
         self._db.execute("INSERT OR REPLACE INTO loaded VALUES (?, ?)", (prefix, at_ns))
+
+    def loaded_prefixes(self) -> list[str]:
+        """Return the directories whose names are all here, as of some time."""
+        return [str(row[0]) for row in self._db.execute("SELECT prefix FROM loaded ORDER BY prefix")]
+
+    def expire_all(self) -> None:
+        """Have every directory listed again when it is needed, keeping what is known until then."""
+        self._db.execute("UPDATE loaded SET loaded_at_ns = 0")
 
     def mark_unloaded(self, prefix: str) -> None:
         """Have a directory listed again when it is needed next."""
@@ -232,7 +240,8 @@ class Index:
             if self._open_views == 0:
                 self._touched.clear()
 
-    def _touch(self, key: str) -> None:
+    def touch(self, key: str) -> None:
+        """Mark a key as changed now: answers asked for earlier leave it alone."""
         self._sequence += 1
         if self._open_views:
             self._touched[key] = self._sequence

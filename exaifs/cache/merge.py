@@ -14,7 +14,7 @@ from exaifs.cache.entries import Entry, from_record, with_marker
 from exaifs.cache.index import Index, View
 from exaifs.model import ObjectRecord
 from exaifs.names import PLACEHOLDER, decode_component, is_showable, split_key
-from exaifs.remote.interface import Folder
+from exaifs.remote.interface import Change, Folder
 
 OBJECT_MARK = " (object)"
 """Appended to the name of an object whose key is also a folder; the folder has the plain name."""
@@ -42,6 +42,16 @@ class _Merge:
     at_ns: int
     difference: Difference = field(default_factory=Difference)
 
+    def write(self, entry: Entry) -> None:
+        # Answers that were asked for before this one came must not undo it.
+        self.index.touch(entry.key)
+        self.index.write(entry)
+
+    def delete(self, entry: Entry) -> None:
+        self.index.touch(entry.key)
+        self.index.delete(entry)
+        self.difference.removed.append(entry)
+
     def folder(self, prefix: str, folder: Folder) -> None:
         key = f"{prefix}{folder.component}/" if folder.component else ""
         if self.index.is_newer(key, self.view):
@@ -52,7 +62,7 @@ class _Merge:
             return
         entry = with_marker(known, folder.marker)
         if entry != known:
-            self.index.write(entry)
+            self.write(entry)
             self.difference.changed.append(entry)
 
     def _new_folder(self, prefix: str, folder: Folder) -> None:
@@ -68,7 +78,7 @@ class _Merge:
         )
         self._displace(fresh)
         entry = with_marker(fresh, folder.marker)
-        self.index.write(entry)
+        self.write(entry)
         self.difference.added.append(entry)
 
     def _displace(self, folder: Entry) -> None:
@@ -76,9 +86,8 @@ class _Merge:
         taken = self.index.child(folder.parent, folder.name)
         if taken is not None:
             marked = replace(taken, name=taken.name + OBJECT_MARK)
-            self.index.delete(taken)
-            self.index.write(marked)
-            self.difference.removed.append(taken)
+            self.delete(taken)
+            self.write(marked)
             self.difference.added.append(marked)
 
     def object(self, record: ObjectRecord) -> None:
@@ -90,7 +99,7 @@ class _Merge:
             name = self._free_name(parent, decode_component(component))
             ino = self.index.allocate_ino()
             entry = from_record(record, parent=parent, component=component, name=name, ino=ino)
-            self.index.write(entry)
+            self.write(entry)
             self.difference.added.append(entry)
         else:
             self._changed_object(known, record)
@@ -105,7 +114,7 @@ class _Merge:
             entry = replace(entry, ctime_ns=max(entry.ctime_ns, known.ctime_ns))
         if entry == known:
             return
-        self.index.write(entry)
+        self.write(entry)
         if same:
             self.difference.changed.append(entry)
         else:
@@ -123,8 +132,7 @@ class _Merge:
             newer = self.index.is_newer(entry.key, self.view)
             if newer or (entry.is_dir and self.index.holds_pending(entry.key)):
                 continue
-            self.index.delete(entry)
-            self.difference.removed.append(entry)
+            self.delete(entry)
 
 
 def merge_directory(
@@ -161,9 +169,78 @@ def merge_directory(
     return merge.difference
 
 
-def merge_record(index: Index, record: ObjectRecord, view: View, at_ns: int) -> Difference:
-    """Take in the newest state of one object whose directory is known."""
+def merge_changes(
+    index: Index, changes: Iterable[Change], *, view: View, at_ns: int
+) -> tuple[Difference, set[str]]:
+    """Take in the newest states of objects anywhere in the bucket.
+
+    Only what belongs to a loaded directory is kept; the rest is listed when it is needed.
+
+    Returns:
+        What changed, and the keys that were left alone because something newer was known: this answer
+        may still hold a later state of them, so they must be asked again.
+    """
     merge = _Merge(index, view, at_ns)
+    skipped: set[str] = set()
     with index.transaction():
-        merge.object(record)
-    return merge.difference
+        for change in changes:
+            parent, component = split_key(change.key)
+            subject = parent if component == PLACEHOLDER else change.key
+            if index.is_newer(subject, view):
+                skipped.add(change.key)
+            elif component == PLACEHOLDER:
+                _merge_marker(merge, parent, change.record)
+            elif change.record is not None:
+                if _reveal(merge, parent):
+                    merge.object(change.record)
+            else:
+                known = index.file(parent, component)
+                if known is not None and not known.pending:
+                    merge.delete(known)
+                _prune(merge, parent)
+    return merge.difference, skipped
+
+
+def _merge_marker(merge: _Merge, prefix: str, record: ObjectRecord | None) -> None:
+    if record is not None:
+        _reveal(merge, prefix)
+    directory = merge.index.directory(prefix)
+    if directory is None:
+        return
+    entry = with_marker(directory, record)
+    if entry != directory:
+        merge.write(entry)
+        merge.difference.changed.append(entry)
+    if record is None:
+        _prune(merge, prefix)
+
+
+def _reveal(merge: _Merge, prefix: str) -> bool:
+    """Show the nearest folder on the way to `prefix`; tell whether the directory itself is loaded."""
+    if merge.index.loaded_at_ns(prefix) is not None:
+        return True
+    above, child = prefix, prefix
+    while above:
+        child, above = above, split_key(above[:-1])[0]
+        if merge.index.loaded_at_ns(above) is not None:
+            component = child[len(above) : -1]
+            if merge.index.directory(child) is None and is_showable(component):
+                merge.folder(above, Folder(component, None))
+            break
+    return False
+
+
+def _prune(merge: _Merge, prefix: str) -> None:
+    """Drop directories that existed only through the objects that left."""
+    while prefix:
+        directory = merge.index.directory(prefix)
+        if directory is None or directory.marker or directory.pending:
+            return
+        above = directory.parent
+        if merge.index.loaded_at_ns(prefix) is None:
+            merge.index.mark_unloaded(above)  # who knows: look when it is needed
+            return
+        if merge.index.has_children(prefix):
+            return
+        merge.delete(directory)
+        prefix = above

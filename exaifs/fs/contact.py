@@ -24,11 +24,25 @@ class Contact:
         self.offline_since_ns: int | None = None
         self.last_answer_ns: int | None = None
         self._next_try = 0.0
+        self._followed_until = float("-inf")
 
     @property
     def worth_trying(self) -> bool:
         """False for a short while after a failure."""
         return self.offline_since_ns is None or self._clock() >= self._next_try
+
+    @property
+    def followed(self) -> bool:
+        """Whether the change feed keeps every loaded directory true."""
+        return self._clock() < self._followed_until
+
+    def follow_until(self, when: float) -> None:
+        """The feed vouches for names until then, by the event loop's clock."""
+        self._followed_until = when
+
+    def unfollow(self) -> None:
+        """The feed vouches for nothing any more."""
+        self._followed_until = float("-inf")
 
     def succeeded(self) -> None:
         """Supabase answered."""

@@ -59,6 +59,8 @@ class Directories:
     def is_fresh(self, prefix: str) -> bool:
         """Tell whether a directory can be answered without asking."""
         loaded_at_ns = self._index.loaded_at_ns(prefix)
+        if loaded_at_ns and self._contact.followed:
+            return True
         return loaded_at_ns is not None and 0 <= time.time_ns() - loaded_at_ns < self._freshness_ns
 
     async def ensure(self, prefix: str) -> None:
@@ -90,9 +92,15 @@ class Directories:
                     )
             return
 
-    async def reload(self, prefix: str) -> None:
-        """Have a directory listed anew at the next need, because something did not fit."""
-        self._index.mark_unloaded(prefix)
+    async def reconcile(self) -> None:
+        """List every loaded directory once more, one after the other, after a gap in the feed.
+
+        Raises:
+            RemoteError: Supabase does not answer; what is left is listed when it is needed.
+        """
+        for prefix in self._index.loaded_prefixes():
+            if self._index.loaded_at_ns(prefix) == 0:
+                await self.ensure(prefix)
 
     async def _load(self, prefix: str) -> None:
         done = self._loading[prefix] = trio.Event()

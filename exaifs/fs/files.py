@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import os
 
-import structlog
-
-from exaifs.errors import BadHandle, ExaifsError, IsADirectory
+from exaifs.errors import BadHandle, ExaifsError, IsADirectory, Stale
 from exaifs.fs.core import Core
 from exaifs.fs.counters import AccessCounters
 from exaifs.fs.handles import HandleTable, OpenedFile, OpenFile
@@ -20,8 +18,6 @@ from exaifs.fs.publish import Publisher
 from exaifs.fs.writing import Writer
 from exaifs.model import Attributes, Caller, Handle, Ino
 from exaifs.names import path_of
-
-_log = structlog.get_logger(__name__)
 
 
 class Files:
@@ -77,6 +73,9 @@ class Files:
         inode = self._table.get(ino)
         if inode.entry.is_dir:
             raise IsADirectory(f"{path_of(inode.entry.key)} is a directory")
+        if self._table.is_replaced(inode):
+            # The kernel looks the name up again and opens what it stands for now.
+            raise Stale(f"{path_of(inode.entry.key)} was replaced by another host")
         writing = flags & os.O_ACCMODE != os.O_RDONLY
         if writing or flags & os.O_TRUNC:
             self._core.check_writable()
@@ -170,6 +169,5 @@ class Files:
                     await self._publisher.publish(inode)  # what a memory map dirtied after close
                     await self._publisher.settle(inode)
                 except ExaifsError as exc:
-                    _log.warning("will be sent later", path=path_of(inode.entry.key), reason=str(exc))
-                    self._publisher.retry_soon()
+                    self._publisher.keep_for_later(inode, exc)
         self._table.release(inode)

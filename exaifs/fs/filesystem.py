@@ -8,19 +8,24 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
+import structlog
 import trio
 
 from exaifs.cache.contents import CacheLimits, ContentStore
 from exaifs.cache.database import open_database
 from exaifs.cache.index import Index
+from exaifs.cache.merge import Difference
 from exaifs.config import MIB, Config
+from exaifs.errors import RemoteError
 from exaifs.fs.contact import Contact
 from exaifs.fs.core import Core
 from exaifs.fs.counters import AccessCounters
 from exaifs.fs.directories import Directories
+from exaifs.fs.feed import Feed
 from exaifs.fs.files import Files
 from exaifs.fs.handles import HandleTable
 from exaifs.fs.inodes import InodeTable, Ownership
+from exaifs.fs.invalidation import Invalidations
 from exaifs.fs.leftovers import adopt
 from exaifs.fs.markers import Markers
 from exaifs.fs.namespace import Namespace
@@ -31,7 +36,12 @@ from exaifs.fs.writing import Writer
 from exaifs.fs.xattrs import Xattrs
 from exaifs.remote.interface import Hello, Remote
 
+_log = structlog.get_logger(__name__)
+
 _DAY_S = 86400.0
+
+_FOLLOWED_TIMEOUT_S = 3600.0
+"""Names and attributes in the kernel while the feed invalidates them."""
 
 
 class FileSystem:
@@ -63,7 +73,16 @@ class FileSystem:
         table = InodeTable(index, Ownership(uid, gid, config.umask))
         self.core = core = Core(remote, index, table, contents, Contact(), config.read_only)
         handles = HandleTable()
-        self.directories = Directories(core, config.freshness_s, table.apply)
+        self.invalidations = Invalidations(index)
+        self.directories = Directories(core, config.freshness_s, self._changed)
+        self._gap = trio.Event()
+        self.feed = Feed(
+            core,
+            config.freshness_s,
+            on_change=self._changed,
+            on_gap=self._note_gap,
+            on_loss=self._distrust,
+        )
         markers = Markers(core)
         self._publisher = Publisher(core, size_limit_bytes)
         self._counters = AccessCounters(remote.catalog)
@@ -125,13 +144,13 @@ class FileSystem:
 
     @property
     def entry_timeout_s(self) -> float:
-        """How long the kernel may trust a name."""
-        return self._freshness_s
+        """How long the kernel may trust a name: long while the feed tells it what changed."""
+        return _FOLLOWED_TIMEOUT_S if self.core.contact.followed else self._freshness_s
 
     @property
     def attr_timeout_s(self) -> float:
         """How long the kernel may trust attributes."""
-        return self._freshness_s
+        return self.entry_timeout_s
 
     def is_known(self) -> bool:
         """Whether an earlier run left anything to serve while Supabase is away."""
@@ -142,6 +161,8 @@ class FileSystem:
         async with trio.open_nursery() as nursery:
             await nursery.start(self._publisher.run)
             await nursery.start(self._counters.run)
+            await nursery.start(self.feed.run)
+            nursery.start_soon(self._close_gaps)
             task_status.started()
 
     async def drain(self, deadline_s: float) -> int:
@@ -150,3 +171,24 @@ class FileSystem:
         with trio.move_on_after(deadline_s):
             await self._counters.flush()
         return left
+
+    def _changed(self, difference: Difference) -> None:
+        self.core.table.apply(difference)
+        self.invalidations.note(difference)
+
+    def _distrust(self) -> None:
+        """The feed is lost: have the kernel ask again for all it holds."""
+        self.invalidations.distrust([inode.entry for inode in self.core.table])
+
+    def _note_gap(self) -> None:
+        self._gap.set()
+
+    async def _close_gaps(self) -> None:
+        """List everything loaded once more, whenever the feed could not say what changed."""
+        while True:
+            await self._gap.wait()
+            self._gap = trio.Event()
+            try:
+                await self.directories.reconcile()
+            except RemoteError as exc:
+                _log.info("listing anew goes on when directories are needed", reason=str(exc))

@@ -208,6 +208,13 @@ class InodeTable:
             if inode is not None and not inode.dirty:
                 inode.entry = entry
 
+    def is_replaced(self, inode: Inode) -> bool:
+        """Whether another host removed or replaced the file whose bytes this inode still shows."""
+        if inode.unlinked or inode.staged is not None or inode.ino == ROOT_INO:
+            return False
+        current = self._index.child(inode.entry.parent, inode.entry.name)
+        return current is None or current.ino != inode.ino
+
     def forget(self, ino: Ino, count: int) -> None:
         """The kernel drops `count` of its references."""
         inode = self._inodes.get(ino)

@@ -58,6 +58,12 @@ def describe(inode: Inode) -> None:
     staged.described = True
 
 
+def describe_again(inode: Inode) -> None:
+    """After a rename: a description names the key."""
+    if inode.staged is not None and inode.staged.described and not inode.unlinked:
+        describe(inode)
+
+
 def forget(staged: Staged) -> None:
     """Remove the description once the bytes are in the bucket or no longer wanted."""
     _description(staged.path).unlink(missing_ok=True)

@@ -27,6 +27,7 @@ from exaifs.errors import (
 from exaifs.fs.core import Core
 from exaifs.fs.directories import Directories
 from exaifs.fs.inodes import Inode, locked
+from exaifs.fs.leftovers import describe_again
 from exaifs.fs.markers import Markers
 from exaifs.fs.removal import Remover
 from exaifs.model import AttributeChange, ObjectRecord
@@ -128,6 +129,7 @@ class Renamer:
         source.entry = fresh
         source.change_posix(AttributeChange(), time.time_ns())
         self._table.store(source)
+        describe_again(source)
 
     def _place(self, source: Inode, renamed: Entry) -> Entry:
         return replace(source.entry, parent=renamed.parent, name=renamed.name, component=renamed.component)
@@ -174,6 +176,8 @@ class Renamer:
             raise
         self._index.rename(source.entry, self._place(source, renamed))
         self._table.refresh([source, *below])
+        for inode in below:
+            describe_again(inode)
         async for record in self._tree(new):
             self._take_on_move(record, old, new)
         source.change_posix(AttributeChange(), time.time_ns())

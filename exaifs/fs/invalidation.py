@@ -1,0 +1,80 @@
+"""What the kernel must forget because another host changed it.
+
+`fs` says what, `fuse` tells the kernel, from a task of its own: telling it inside a handler can deadlock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import trio
+
+from exaifs.cache.entries import Entry
+from exaifs.cache.index import Index
+from exaifs.cache.merge import Difference
+from exaifs.model import Ino
+
+
+@dataclass(frozen=True, slots=True)
+class StaleName:
+    """A name that is gone or stands for another inode."""
+
+    parent: Ino
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class StaleAttributes:
+    """An inode with other attributes."""
+
+    ino: Ino
+
+
+Invalidation = StaleName | StaleAttributes
+
+
+class Invalidations:
+    """A queue from `fs` to `fuse`; unbounded, as it holds at most what the index changed."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._queue: deque[Invalidation] = deque()
+        self._arrived = trio.Event()
+
+    def note(self, difference: Difference) -> None:
+        """Queue what a merge changed."""
+        parents = set()
+        for entry in difference.removed:
+            self._name(entry)
+            parents.add(entry.parent)
+        for entry in difference.added:
+            parents.add(entry.parent)
+        for entry in difference.changed:
+            self._put(StaleAttributes(entry.ino))
+        for prefix in parents:
+            directory = self._index.directory(prefix)
+            if directory is not None:
+                self._put(StaleAttributes(directory.ino))
+
+    def distrust(self, entries: list[Entry]) -> None:
+        """Queue names whose freshness can no longer be promised."""
+        for entry in entries:
+            self._name(entry)
+            self._put(StaleAttributes(entry.ino))
+
+    def _name(self, entry: Entry) -> None:
+        directory = self._index.directory(entry.parent)
+        if directory is not None:
+            self._put(StaleName(directory.ino, entry.name))
+
+    def _put(self, invalidation: Invalidation) -> None:
+        self._queue.append(invalidation)
+        self._arrived.set()
+
+    async def take(self) -> Invalidation:
+        """Return the oldest, waiting for one."""
+        while not self._queue:
+            self._arrived = trio.Event()
+            await self._arrived.wait()
+        return self._queue.popleft()

@@ -1,0 +1,350 @@
+"""Names, directories and renames through the file system, without a kernel."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+import pytest
+
+from exaifs.errors import (
+    Exists,
+    InvalidArgument,
+    IsADirectory,
+    NameTooLong,
+    NotADirectory,
+    NotEmpty,
+    NotFound,
+    Unauthorized,
+    Unreachable,
+)
+from exaifs.model import AttributeChange
+from exaifs.names import PLACEHOLDER
+from tests.fs.conftest import Mount
+from tests.support.double import DoubleServer
+
+pytestmark = pytest.mark.anyio
+
+AWKWARD = [
+    "with space", " leading", "trailing ", "ünïcode", "u\u0308 decomposed", "报告.pdf", "😀", "a#b?c%d",
+    "=41", "a=3Db", "new\nline", "tab\t", "back\\slash", '"quoted"', "...", "no-extension", "[x]{y}|~^`",
+    PLACEHOLDER, os.fsdecode(b"not utf-8 \xff\xfe"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+async def test_any_name_works_and_comes_back(mount: Mount, name: str) -> None:
+    """Every name works on the ASCII-only store, reversibly (promise 5)."""
+    async with mount("one") as one:
+        await one.create(name, b"x")
+        await one.mkdir("d")
+        await one.rename(name, f"d/{name}")
+    async with mount("two") as two:
+        assert await two.ls("d") == [name]
+        assert await two.read(f"d/{name}") == b"x"
+        await two.unlink(f"d/{name}")
+        assert await two.ls("d") == []
+
+
+async def test_names_too_long_are_refused_before_any_request(server: DoubleServer, mount: Mount) -> None:
+    """ENAMETOOLONG for 256 bytes, and for a key over the store's limit."""
+    async with mount() as paths:
+        await paths.create("n" * 255, b"")
+        server.counts.clear()
+        with pytest.raises(NameTooLong):
+            await paths.create("n" * 256, b"")
+        with pytest.raises(NameTooLong):
+            await paths.stat("n" * 256)
+        path = ""
+        with pytest.raises(NameTooLong):
+            for _ in range(20):
+                path = f"{path}/{'d' * 100}".lstrip("/")
+                await paths.mkdir(path)
+
+
+async def test_a_directory_of_a_thousand_is_one_request(server: DoubleServer, mount: Mount) -> None:
+    """One listing fills names and attributes; looking at each costs nothing more."""
+    for number in range(998):
+        server.bucket.put(f"d/{number:04}", b"x")
+    server.bucket.put("d/sub/file", b"x")
+    async with mount() as paths:
+        await paths.ls()
+        server.counts.clear()
+        names = await paths.ls("d")
+        for name in names:
+            await paths.stat(f"d/{name}")
+        assert len(names) == 999
+        assert sum(server.counts.values()) == 1
+
+
+async def test_an_empty_directory_survives(mount: Mount) -> None:
+    """Mkdir writes a marker; the last file leaving does not take the directory with it."""
+    async with mount("one") as one:
+        await one.mkdir("a")
+        await one.mkdir("a/b")
+        await one.create("a/b/f", b"x")
+    async with mount("two") as two:
+        assert await two.ls("a/b") == ["f"]
+        await two.unlink("a/b/f")
+    async with mount("three") as three:
+        assert await three.ls("a/b") == []
+        await three.rmdir("a/b")
+        await three.rmdir("a")
+        assert await three.ls() == []
+
+
+async def test_a_folder_made_by_others_outlives_its_last_file(server: DoubleServer, mount: Mount) -> None:
+    """A directory that exists only through its files gets a marker before it empties."""
+    server.bucket.put("uploads/1/a.txt", b"x")
+    server.bucket.put("uploads/2/b.txt", b"y")
+    async with mount("one") as one:
+        await one.unlink("uploads/1/a.txt")
+        await one.rename("uploads/2/b.txt", "b.txt")
+        assert await one.ls("uploads/1") == []
+    async with mount("two") as two:
+        assert await two.ls("uploads") == ["1", "2"]
+        assert await two.ls("uploads/2") == []
+        assert await two.ls() == ["b.txt", "uploads"]
+
+
+async def test_errors_are_those_of_posix(mount: Mount) -> None:
+    """Each refusal has the errno that a local directory gives."""
+    async with mount() as paths:
+        await paths.mkdir("d")
+        await paths.mkdir("d/sub")
+        await paths.create("f", b"")
+        with pytest.raises(Exists):
+            await paths.mkdir("d")
+        with pytest.raises(Exists):
+            await paths.create("f", b"")
+        with pytest.raises(NotFound):
+            await paths.stat("missing")
+        with pytest.raises(NotFound):
+            await paths.create("missing/f", b"")
+        with pytest.raises(NotADirectory):
+            await paths.create("f/x", b"")
+        with pytest.raises(NotEmpty):
+            await paths.rmdir("d")
+        with pytest.raises(NotADirectory):
+            await paths.rmdir("f")
+        with pytest.raises(IsADirectory):
+            await paths.unlink("d")
+        with pytest.raises(InvalidArgument):
+            await paths.rename("d", "d/sub/d")
+        with pytest.raises(IsADirectory):
+            await paths.rename("f", "d")
+        with pytest.raises(NotADirectory):
+            await paths.rename("d", "f")
+        with pytest.raises(Exists):
+            await paths.rename("f", "d", flags=1)
+        with pytest.raises(InvalidArgument):
+            await paths.rename("f", "d", flags=2)
+        assert await paths.ls() == ["d", "f"]
+
+
+async def test_rename_to_a_free_name_is_one_move(server: DoubleServer, mount: Mount) -> None:
+    """No bytes travel, and the file keeps its inode, id and attributes."""
+    async with mount() as paths:
+        await paths.create("old", b"bytes")
+        await paths.setxattr("old", "user.note", b"n")
+        before = await paths.stat("old")
+        file_id = await paths.getxattr("old", "user.exai.file_id")
+        server.counts.clear()
+        await paths.rename("old", "new")
+        assert server.counts["move"] == 1
+        assert server.counts["put"] == server.counts["get"] == 0
+        after = await paths.stat("new")
+        assert (after.ino, after.size_bytes, after.mtime_ns) == (before.ino, 5, before.mtime_ns)
+        assert await paths.getxattr("new", "user.exai.file_id") == file_id
+        assert await paths.getxattr("new", "user.note") == b"n"
+        assert await paths.read("new") == b"bytes"
+        assert server.counts["get"] == 0
+        assert await paths.ls() == ["new"]
+
+
+async def test_rename_over_a_file_replaces_it(server: DoubleServer, mount: Mount) -> None:
+    """The target is the old or the new file at any time; its readers keep the old bytes."""
+    async with mount() as paths:
+        await paths.create("new", b"new bytes")
+        await paths.create("target", b"old bytes")
+        file_id = await paths.getxattr("new", "user.exai.file_id")
+        async with paths.open("target") as handle:
+            await paths.rename("new", "target")
+            assert await paths.read_all(handle) == b"old bytes"
+        assert await paths.read("target") == b"new bytes"
+        assert await paths.getxattr("target", "user.exai.file_id") == file_id
+    async with mount("other") as other:
+        assert await other.ls() == ["target"]
+        assert await other.read("target") == b"new bytes"
+
+
+async def test_editors_save_by_rename(mount: Mount) -> None:
+    """Write a temporary file, close it, rename it over: what vim and most editors do."""
+    async with mount() as paths:
+        await paths.create("doc", b"v1")
+        for version in range(2, 5):
+            await paths.create("doc.tmp", b"v%d" % version)
+            await paths.rename("doc.tmp", "doc")
+            assert await paths.read("doc") == b"v%d" % version
+        assert await paths.ls() == ["doc"]
+
+
+async def test_rename_of_an_open_unsent_file(mount: Mount) -> None:
+    """A file renamed before its first close is published under its new name only."""
+    async with mount() as paths, paths.open("a", os.O_WRONLY | os.O_CREAT) as handle:
+        await paths.fs.files.write(handle, 0, b"bytes")
+        await paths.rename("a", "b")
+    async with mount("other") as other:
+        assert await other.ls() == ["b"]
+        assert await other.read("b") == b"bytes"
+
+
+async def test_rename_of_a_directory_moves_everything(server: DoubleServer, mount: Mount) -> None:
+    """Objects move several at a time; inodes and cached bytes stay."""
+    for number in range(30):
+        server.bucket.put(f"old/deep/{number}", b"%d" % number)
+    async with mount() as paths:
+        await paths.mkdir("old/empty")
+        assert await paths.read("old/deep/7") == b"7"
+        before = await paths.stat("old/deep/7")
+        server.counts.clear()
+        async with paths.open("old/deep/8", os.O_RDWR) as handle:
+            await paths.fs.files.write(handle, 0, b"changed")
+            await paths.rename("old", "new")
+        assert server.counts["move"] == 31
+        assert await paths.ls() == ["new"]
+        assert await paths.ls("new") == ["deep", "empty"]
+        assert (await paths.stat("new/deep/7")).ino == before.ino
+        assert await paths.read("new/deep/7") == b"7"
+        assert await paths.read("new/deep/8") == b"changed"
+    async with mount("other") as other:
+        assert await other.ls("new/deep") == sorted(str(number) for number in range(30))
+        assert await other.read("new/deep/8") == b"changed"
+
+
+async def test_a_directory_rename_that_stops_half_way_loses_nothing(
+    server: DoubleServer, mount: Mount
+) -> None:
+    """Every file is in one of the two directories, and the listing says which."""
+    for number in range(20):
+        server.bucket.put(f"old/{number}", b"%d" % number)
+    async with mount() as paths:
+        await paths.ls("old")
+        server.inject("move", Unreachable("cut"), times=3)
+        with pytest.raises(Unreachable):
+            await paths.rename("old", "new")
+        left = await paths.ls("old")
+        moved = await paths.ls("new") if "new" in await paths.ls() else []
+        assert sorted(left + moved) == sorted(str(number) for number in range(20))
+        for name in left:
+            assert await paths.read(f"old/{name}") == name.encode()
+        for name in moved:
+            assert await paths.read(f"new/{name}") == name.encode()
+
+
+async def test_symlinks_are_small_objects(mount: Mount) -> None:
+    """A link's target travels through the bucket; it is a link on the other host too."""
+    async with mount("one") as one:
+        await one.symlink("../some/where", "link")
+        assert await one.readlink("link") == "../some/where"
+    async with mount("two") as two:
+        assert await two.readlink("link") == "../some/where"
+        attributes = await two.stat("link")
+        assert stat.S_ISLNK(attributes.mode)
+        assert attributes.size_bytes == len("../some/where")
+
+
+async def test_attributes_are_kept_in_the_row(mount: Mount) -> None:
+    """chmod, chown and utimens of files and directories are seen by other hosts."""
+    change = AttributeChange(mode=0o750, uid=12, gid=34, mtime_ns=1_234_567_890_123_456_789)
+    async with mount("one") as one:
+        await one.create("f", b"x")
+        await one.mkdir("d")
+        for path in ("f", "d"):
+            await one.setattr(path, change)
+    async with mount("two") as two:
+        for path in ("f", "d"):
+            attributes = await two.stat(path)
+            assert attributes.mode & 0o7777 == 0o750
+            assert (attributes.uid, attributes.gid) == (12, 34)
+            assert attributes.mtime_ns == 1_234_567_890_123_456_789
+
+
+async def test_a_wrong_key_does_not_empty_a_directory(server: DoubleServer, mount: Mount) -> None:
+    """Absent only when proven absent (promise 3): refused listings leave what is known."""
+    server.bucket.put("d/file", b"x")
+    async with mount(freshness_s=1e-9) as paths:
+        assert await paths.ls("d") == ["file"]
+        server.inject("*", Unauthorized("revoked"), times=50)
+        assert await paths.ls("d") == ["file"]
+        with pytest.raises(Unauthorized):
+            await paths.create("d/new", b"")
+        server.clear_faults()
+        assert await paths.ls("d") == ["file"]
+
+
+async def test_known_names_are_served_while_supabase_is_away(server: DoubleServer, mount: Mount) -> None:
+    """Listings and cached bytes go on; what was never seen is an error, not absent."""
+    server.bucket.put("d/file", b"x")
+    server.bucket.put("e/other", b"y")
+    async with mount() as paths:
+        assert await paths.read("d/file") == b"x"
+        await paths.ls()
+    server.online = False
+    async with mount(freshness_s=1e-9) as paths:
+        assert await paths.ls() == ["d", "e"]
+        assert await paths.ls("d") == ["file"]
+        assert await paths.read("d/file") == b"x"
+        with pytest.raises(Unreachable):
+            await paths.ls("e")
+        with pytest.raises(NotFound):
+            await paths.stat("d/absent")
+
+
+async def test_outside_changes_appear(server: DoubleServer, mount: Mount) -> None:
+    """What another client makes, replaces or deletes is seen when the listing is stale."""
+    server.bucket.put("keep", b"1")
+    server.bucket.put("gone", b"2")
+    async with mount(freshness_s=1e-9) as paths:
+        before = await paths.stat("keep")
+        assert await paths.read("keep") == b"1"
+        server.bucket.put("keep", b"replaced")
+        server.bucket.put("d/new", b"3")
+        await server.remote().objects.remove(["gone"])
+        assert await paths.ls() == ["d", "keep"]
+        after = await paths.stat("keep")
+        assert after.size_bytes == 8
+        assert after.ino != before.ino
+        assert await paths.read("keep") == b"replaced"
+
+
+async def test_an_open_file_keeps_the_version_it_opened(server: DoubleServer, mount: Mount) -> None:
+    """A reader gets one version, whole: never a blend of two (promise 2)."""
+    server.bucket.put("file", b"a" * 5000)
+    async with mount(freshness_s=1e-9) as paths, paths.open("file") as handle:
+        first = await paths.fs.files.read(handle, 0, 1000)
+        server.bucket.put("file", b"b" * 5000)
+        assert await paths.read("file") == b"b" * 5000
+        assert first + await paths.fs.files.read(handle, 1000, 4000) == b"a" * 5000
+
+
+async def test_a_key_that_is_file_and_folder_shows_both(server: DoubleServer, mount: Mount) -> None:
+    """The folder has the plain name, the object a marked one."""
+    server.bucket.put("t", b"object")
+    server.bucket.put("t/x", b"inside")
+    async with mount() as paths:
+        assert await paths.ls() == ["t", "t (object)"]
+        assert await paths.read("t (object)") == b"object"
+        assert await paths.read("t/x") == b"inside"
+
+
+async def test_no_inode_is_left_behind(server: DoubleServer, mount: Mount) -> None:
+    """Memory holds only what the kernel refers to."""
+    async with mount() as paths:
+        for number in range(50):
+            await paths.create(f"f{number}", b"x")
+            await paths.rename(f"f{number}", f"g{number}")
+        for number in range(0, 50, 2):
+            await paths.unlink(f"g{number}")
+        await paths.ls()
+        assert [inode for inode in paths.fs.core.table if inode.ino != 1] == []
