@@ -82,14 +82,9 @@ class Directories:
             try:
                 await self._load(prefix)
             except RemoteError as exc:
-                if exc.temporary:
-                    self._contact.failed(exc)
+                self._contact.failed(exc)
                 if not loaded:
                     raise
-                if not exc.temporary:
-                    _log.warning(
-                        "listing failed; serving what is known", path=path_of(prefix), reason=str(exc)
-                    )
             return
 
     async def reconcile(self) -> None:

@@ -146,7 +146,7 @@ class Feed:
         self.problem = None
 
     def _lost(self, exc: RemoteError) -> None:
-        if exc.temporary:
+        if not isinstance(exc, SchemaMissing):
             self._core.contact.failed(exc)
         if self.problem != str(exc):
             _log.warning("no change feed; directories are listed again as they age", reason=str(exc))

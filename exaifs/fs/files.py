@@ -144,7 +144,9 @@ class Files:
         Raises:
             ExaifsError: they are not; the staged copy is kept and sent later.
         """
-        await self._publish(self._handles.file(fh).inode)
+        opened = self._handles.file(fh)
+        if opened.writable:  # a reader's close is not answerable for what others wrote
+            await self._publish(opened.inode)
 
     async def fsync(self, fh: Handle, _datasync: bool) -> None:  # noqa: FBT001  # pyfuse3's signature
         """Make what was written durable: it is in Supabase when this returns."""
@@ -166,7 +168,8 @@ class Files:
         if inode.opens == 0 and inode.staged is not None:
             async with inode.lock:
                 try:
-                    await self._publisher.publish(inode)  # what a memory map dirtied after close
+                    if opened.writable:  # what a memory map dirtied after close
+                        await self._publisher.publish(inode)
                     await self._publisher.settle(inode)
                 except ExaifsError as exc:
                     self._publisher.keep_for_later(inode, exc)

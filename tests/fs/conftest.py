@@ -20,6 +20,7 @@ Mount = Callable[..., AbstractAsyncContextManager[Paths]]
 
 @pytest.fixture
 def anyio_backend() -> str:
+    """Run the coroutines of these tests under trio, as the daemon does."""
     return "trio"
 
 

@@ -23,6 +23,9 @@ from exaifs.names import PLACEHOLDER
 from tests.fs.conftest import Mount
 from tests.support.double import DoubleServer
 
+TTL_S = 1e-6
+"""Every look-up is stale."""
+
 pytestmark = pytest.mark.anyio
 
 AWKWARD = [
@@ -55,11 +58,13 @@ async def test_names_too_long_are_refused_before_any_request(server: DoubleServe
             await paths.create("n" * 256, b"")
         with pytest.raises(NameTooLong):
             await paths.stat("n" * 256)
-        path = ""
+        path = "/".join(["d" * 100] * 8)
+        for depth in range(1, 9):
+            await paths.mkdir("/".join(path.split("/")[:depth]))
+        server.counts.clear()
         with pytest.raises(NameTooLong):
-            for _ in range(20):
-                path = f"{path}/{'d' * 100}".lstrip("/")
-                await paths.mkdir(path)
+            await paths.create(f"{path}/{'f' * 100}", b"")
+        assert server.counts["put"] == 0
 
 
 async def test_a_directory_of_a_thousand_is_one_request(server: DoubleServer, mount: Mount) -> None:
@@ -162,7 +167,7 @@ async def test_rename_to_a_free_name_is_one_move(server: DoubleServer, mount: Mo
         assert await paths.ls() == ["new"]
 
 
-async def test_rename_over_a_file_replaces_it(server: DoubleServer, mount: Mount) -> None:
+async def test_rename_over_a_file_replaces_it(mount: Mount) -> None:
     """The target is the old or the new file at any time; its readers keep the old bytes."""
     async with mount() as paths:
         await paths.create("new", b"new bytes")
@@ -272,26 +277,28 @@ async def test_attributes_are_kept_in_the_row(mount: Mount) -> None:
 
 async def test_a_wrong_key_does_not_empty_a_directory(server: DoubleServer, mount: Mount) -> None:
     """Absent only when proven absent (promise 3): refused listings leave what is known."""
+    server.trigger_installed = False
     server.bucket.put("d/file", b"x")
-    async with mount(freshness_s=1e-9) as paths:
+    async with mount(freshness_s=TTL_S) as paths:
         assert await paths.ls("d") == ["file"]
         server.inject("*", Unauthorized("revoked"), times=50)
         assert await paths.ls("d") == ["file"]
         with pytest.raises(Unauthorized):
-            await paths.create("d/new", b"")
-        server.clear_faults()
-        assert await paths.ls("d") == ["file"]
+            await paths.create("d/new", b"kept")
+        assert await paths.ls("d") == ["file", "new"]
+        assert await paths.read("d/new") == b"kept"
 
 
 async def test_known_names_are_served_while_supabase_is_away(server: DoubleServer, mount: Mount) -> None:
     """Listings and cached bytes go on; what was never seen is an error, not absent."""
+    server.trigger_installed = False
     server.bucket.put("d/file", b"x")
     server.bucket.put("e/other", b"y")
     async with mount() as paths:
         assert await paths.read("d/file") == b"x"
         await paths.ls()
     server.online = False
-    async with mount(freshness_s=1e-9) as paths:
+    async with mount(freshness_s=TTL_S) as paths:
         assert await paths.ls() == ["d", "e"]
         assert await paths.ls("d") == ["file"]
         assert await paths.read("d/file") == b"x"
@@ -303,9 +310,10 @@ async def test_known_names_are_served_while_supabase_is_away(server: DoubleServe
 
 async def test_outside_changes_appear(server: DoubleServer, mount: Mount) -> None:
     """What another client makes, replaces or deletes is seen when the listing is stale."""
+    server.trigger_installed = False
     server.bucket.put("keep", b"1")
     server.bucket.put("gone", b"2")
-    async with mount(freshness_s=1e-9) as paths:
+    async with mount(freshness_s=TTL_S) as paths:
         before = await paths.stat("keep")
         assert await paths.read("keep") == b"1"
         server.bucket.put("keep", b"replaced")
@@ -320,8 +328,9 @@ async def test_outside_changes_appear(server: DoubleServer, mount: Mount) -> Non
 
 async def test_an_open_file_keeps_the_version_it_opened(server: DoubleServer, mount: Mount) -> None:
     """A reader gets one version, whole: never a blend of two (promise 2)."""
+    server.trigger_installed = False
     server.bucket.put("file", b"a" * 5000)
-    async with mount(freshness_s=1e-9) as paths, paths.open("file") as handle:
+    async with mount(freshness_s=TTL_S) as paths, paths.open("file") as handle:
         first = await paths.fs.files.read(handle, 0, 1000)
         server.bucket.put("file", b"b" * 5000)
         assert await paths.read("file") == b"b" * 5000
@@ -338,7 +347,7 @@ async def test_a_key_that_is_file_and_folder_shows_both(server: DoubleServer, mo
         assert await paths.read("t/x") == b"inside"
 
 
-async def test_no_inode_is_left_behind(server: DoubleServer, mount: Mount) -> None:
+async def test_no_inode_is_left_behind(mount: Mount) -> None:
     """Memory holds only what the kernel refers to."""
     async with mount() as paths:
         for number in range(50):

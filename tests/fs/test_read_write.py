@@ -119,7 +119,7 @@ async def test_truncate_without_a_handle_is_published(server: DoubleServer, moun
 async def test_close_reports_failure_and_keeps_the_bytes(server: DoubleServer, mount: Mount) -> None:
     """close() fails when the upload does; the bytes stay and are sent later."""
     async with mount() as paths:
-        server.inject("put", Unreachable("cable cut"))
+        server.inject("put", Unreachable("cable cut"), times=2)  # at close, and at release
         with pytest.raises(Unreachable):
             await paths.create("file", b"precious")
         assert await paths.read("file") == b"precious"
