@@ -1,0 +1,285 @@
+"""What is kept on this host and on whose behalf: tiers, pins, hashes found, and room.
+
+The downloads hand verified contents to the shelf; the content store reads from it. Nothing here asks
+the network. Decisions are synchronous and return what is to be unlinked, which happens in a thread.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from exaifs.cache.disk import DiskHealth, DiskTier
+from exaifs.cache.localfile import (
+    LocalFile,
+    Threads,
+    is_out_of_space,
+    unlink_quietly,
+    write_new,
+)
+from exaifs.cache.memory import MemoryTier
+from exaifs.cache.pins import Pins
+from exaifs.cache.spool import DiskSpool, MemorySpool, Spool
+from exaifs.errors import ExaifsError, IntegrityError, NoSpace
+from exaifs.model import ObjectRef
+
+_log = structlog.get_logger(__name__)
+
+MIB = 1024 * 1024
+
+_IDLE_PARTIALS = 32
+"""Unfinished contents kept though nobody reads them; each has a descriptor open."""
+
+_REMEMBERED_HASHES = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class CacheLimits:
+    """How much the tiers may keep; 0 turns one off."""
+
+    memory_bytes: int = 100 * MIB
+    disk_bytes: int = 1000 * MIB
+    max_age_s: float = 30 * 24 * 3600.0
+    """Since the last use."""
+
+
+class Partial(Protocol):
+    """A content that is still arriving, as far as room is concerned."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether somebody reads, fetches or has it open."""
+
+    @property
+    def stored_bytes(self) -> int:
+        """What it takes on disk now."""
+
+    @property
+    def size_bytes(self) -> int:
+        """What it will take when complete; 0 when it is not on disk."""
+
+    def close(self) -> None:
+        """Give up what is there."""
+
+
+class Aliases:
+    """SHA-256 of versions whose row does not tell it, found by reading them.
+
+    Args:
+        database: has the table `aliases`. What it cannot keep is known until the process ends.
+        health: told of every trouble.
+    """
+
+    def __init__(self, database: sqlite3.Connection, health: DiskHealth) -> None:
+        self._database = database
+        self._health = health
+        self._known: dict[str, str | None] = {}
+
+    def get(self, version: str) -> str | None:
+        """Return the hash of a version, if it was ever found."""
+        if version not in self._known:
+            self._remember(version, self._look_up(version))
+        return self._known[version]
+
+    def learn(self, version: str, sha256: str) -> None:
+        """Note what a version's bytes are."""
+        self._remember(version, sha256)
+        try:
+            self._database.execute("INSERT OR REPLACE INTO aliases VALUES (?, ?)", (version, sha256))
+        except sqlite3.Error as exc:
+            self._health.failed("writing a hash to the index", exc)
+
+    def prune(self) -> None:
+        """Forget the hashes of contents that are no longer here."""
+        try:
+            self._database.execute("DELETE FROM aliases WHERE sha256 NOT IN (SELECT sha256 FROM contents)")
+        except sqlite3.Error as exc:
+            self._health.failed("pruning the index", exc)
+
+    def _look_up(self, version: str) -> str | None:
+        try:
+            row = self._database.execute(
+                "SELECT sha256 FROM aliases WHERE version = ?", (version,)
+            ).fetchone()
+        except sqlite3.Error as exc:
+            self._health.failed("looking up a hash in the index", exc)
+            return None
+        return None if row is None else str(row[0])
+
+    def _remember(self, version: str, sha256: str | None) -> None:
+        if len(self._known) >= _REMEMBERED_HASHES:
+            self._known.clear()
+        self._known[version] = sha256
+
+
+class Shelf:
+    """The local tiers and the rules of what stays in them.
+
+    Args:
+        directory: the cache directory.
+        database: the index in it.
+        limits: of the tiers.
+        partials: what is arriving, by version, the least recently begun first; the owner changes it.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        database: sqlite3.Connection,
+        limits: CacheLimits,
+        partials: Mapping[str, Partial],
+    ) -> None:
+        self.limits = limits
+        self.threads = Threads()
+        self.health = DiskHealth()
+        self.memory = MemoryTier(limits.memory_bytes)
+        self.disk = DiskTier(directory, database, self.threads, self.health)
+        self.aliases = Aliases(database, self.health)
+        self.pins = Pins()
+        self._partials = partials
+        self.evictions = 0
+        self._refused: dict[tuple[str, str | None], str] = {}
+
+    def sha256_of(self, ref: ObjectRef) -> str | None:
+        """Return the hash of a content, from its row or found by reading it."""
+        return ref.sha256 if ref.sha256 is not None else self.aliases.get(ref.version)
+
+    def refuse(self, ref: ObjectRef, problem: str) -> IntegrityError:
+        """Never serve a version under this hash again, and return the error that says why."""
+        _log.warning(
+            "the hash in the row is not that of the object; it will not be served",
+            key=ref.key,
+            version=ref.version,
+            problem=problem,
+        )
+        self._refused[ref.version, ref.sha256] = problem
+        return IntegrityError(problem)
+
+    def check(self, ref: ObjectRef) -> None:
+        """Raise the error of a version that was refused.
+
+        Raises:
+            IntegrityError: see `refuse`.
+        """
+        problem = self._refused.get((ref.version, ref.sha256))
+        if problem is not None:
+            raise IntegrityError(problem)
+
+    def may_write(self, size_bytes: int) -> bool:
+        """Tell whether a content of this size can be kept on disk."""
+        return self.health.usable() and size_bytes <= self.limits.disk_bytes - self._protected_bytes()
+
+    async def keep_file(
+        self, path: Path, sha256: str, size_bytes: int, file: LocalFile | None = None
+    ) -> ExaifsError | None:
+        """Make a verified file cached content; the caller makes room afterwards.
+
+        Returns:
+            The trouble, instead of raising it.
+        """
+        try:
+            await self.disk.place(path, sha256, size_bytes, file)
+        except OSError as exc:
+            self.health.failed("keeping cached content", exc)
+            return local_error(exc)
+        self.health.worked()
+        return None
+
+    async def keep_bytes(self, sha256: str, data: bytes) -> ExaifsError | None:
+        """Write a verified small content to disk, and make room.
+
+        Returns:
+            The trouble, instead of raising it.
+        """
+        if await self.disk.has_file(sha256):
+            return None
+        path = self.disk.new_partial()
+        try:
+            await self.threads.run(write_new, path, data)
+        except OSError as exc:
+            self.health.failed("writing cached content", exc)
+            return local_error(exc)
+        problem = await self.keep_file(path, sha256, len(data))
+        await self.make_room()
+        return problem
+
+    def keep_in_memory(self, data: bytes, sha256: str) -> None:
+        """Put a verified small content into memory."""
+        self.evictions += self.memory.put_range(sha256, 0, data)
+
+    def new_spool(self, ref: ObjectRef, *, on_disk: bool) -> Spool:
+        """Return a place to hold the blocks of a content while it arrives."""
+        if on_disk:
+            return DiskSpool(self.disk.new_partial(), ref.size_bytes, self.threads)
+        return MemorySpool(self.memory, f"v-{ref.version}", ref.size_bytes, self.threads)
+
+    async def unlink_partial(self, path: Path) -> None:
+        """Remove what is left of an unfinished content."""
+        await self.threads.run(unlink_quietly, path)
+
+    def over_limit(self) -> bool:
+        """Tell whether the disk tier takes more than it may, or too many descriptors."""
+        return (
+            self.disk.total_bytes + self.partial_bytes > self.limits.disk_bytes
+            or sum(1 for _ in self._idle()) > _IDLE_PARTIALS
+        )
+
+    async def make_room(self) -> None:
+        """Evict until the disk tier is within its limit: unfinished contents first, then by use."""
+        if not self.over_limit():
+            return
+        for partial in list(self._idle()):
+            if self.over_limit():
+                partial.close()
+        keep_bytes = max(0, self.limits.disk_bytes - self.partial_bytes)
+        await self._gone(self.disk.evict(self.pinned_contents(), keep_bytes))
+
+    async def expire(self, before_ns: int) -> int:
+        """Drop what was last used before a time, except what is open; returns how many."""
+        return await self._gone(self.disk.expire(self.pinned_contents(), before_ns))
+
+    async def drop_clean(self) -> None:
+        """Drop everything that nobody has open."""
+        self.memory.clear()
+        for partial in list(self._idle()):
+            partial.close()
+        await self._gone(self.disk.evict(self.pinned_contents(), 0))
+
+    def pinned_contents(self) -> set[str]:
+        """Return the hashes of all contents that somebody has open."""
+        hashes = (self.sha256_of(ref) for ref in self.pins)
+        return {sha256 for sha256 in hashes if sha256 is not None}
+
+    async def _gone(self, victims: list[str]) -> int:
+        self.evictions += len(victims)
+        await self.disk.unlink(victims)
+        return len(victims)
+
+    def _idle(self) -> Iterator[Partial]:
+        return (partial for partial in self._partials.values() if not partial.busy)
+
+    @property
+    def partial_bytes(self) -> int:
+        """What unfinished contents take on disk."""
+        return sum(partial.stored_bytes for partial in self._partials.values())
+
+    def _protected_bytes(self) -> int:
+        open_bytes = sum(self.disk.size_of(sha256) or 0 for sha256 in self.pinned_contents())
+        return open_bytes + sum(partial.size_bytes for partial in self._partials.values() if partial.busy)
+
+
+def local_error(exc: OSError) -> ExaifsError:
+    """Return what a caller who needs the local disk is told."""
+    if is_out_of_space(exc):
+        return NoSpace("no room on the cache disk: free some, or lower MAX_CACHE_SIZE_MB")
+    return ExaifsError(f"the cache directory cannot be used: {exc}")
+
+
+def hash_problem(ref: ObjectRef, found: str) -> str:
+    """Describe bytes that are not what the row says."""
+    return f"{ref.key}: its bytes have SHA-256 {found}, its row says {ref.sha256}"

@@ -1,0 +1,271 @@
+"""Where the blocks of a content are held while it arrives: a sparse file, or memory.
+
+A spool knows which blocks it has. Blocks of a file stay until the spool goes; blocks in memory leave as
+the memory tier needs room, except those that a reader waits for right now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import anyio
+
+from exaifs.cache.blocks import (
+    BLOCK_BYTES,
+    Interval,
+    IntervalSet,
+    block_count,
+    block_size,
+    span,
+)
+from exaifs.cache.localfile import (
+    LocalFile,
+    Threads,
+    create,
+    sha256_of_bytes,
+    sha256_of_file,
+    unlink_quietly,
+    write_at,
+)
+from exaifs.cache.memory import MemoryTier, join
+
+
+class Spool(Protocol):
+    """Blocks of one content that is not complete yet."""
+
+    @property
+    def window_limit_bytes(self) -> int:
+        """How far ahead of a reader it pays to fetch."""
+
+    def missing(self, blocks: Interval) -> list[Interval]:
+        """Return the blocks that are not there."""
+
+    def held(self, blocks: Interval) -> AbstractContextManager[None]:
+        """Return a context manager in which these blocks, once there, do not leave."""
+
+    async def write(self, first_block: int, data: bytes) -> None:
+        """Keep whole blocks.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+
+    def read_nowait(self, offset: int, size_bytes: int) -> bytes | None:
+        """Return bytes of blocks that are there, or None if that would have to wait for the disk."""
+
+    async def read(self, offset: int, size_bytes: int) -> bytes:
+        """Return bytes of blocks that are there.
+
+        Raises:
+            OSError: the disk does not give them back.
+        """
+
+    async def digest(self) -> str | None:
+        """Return the SHA-256 of the whole content, None when some of it is not there (any more).
+
+        Raises:
+            OSError: the disk does not give it back.
+        """
+
+    def close(self) -> Path | None:
+        """Give the spool up and return the file to remove, if there is one."""
+
+    def clear(self) -> None:
+        """Forget blocks that turned out to be wrong; called with `close`."""
+
+
+class DiskSpool:
+    """Blocks in a sparse file.
+
+    Args:
+        path: where the file will be made at the first write.
+        size_bytes: of the whole content.
+        threads: for what may block.
+    """
+
+    window_limit_bytes = 1 << 40
+
+    def __init__(self, path: Path, size_bytes: int, threads: Threads) -> None:
+        self.path = path
+        self.file: LocalFile | None = None
+        self.placed = False
+        """Whether the file was renamed and is the disk tier's now."""
+        self._size_bytes = size_bytes
+        self._threads = threads
+        self._present = IntervalSet()
+        self._opening = anyio.Lock()
+        self._closed = False
+
+    @property
+    def stored_bytes(self) -> int:
+        """How much of the disk it takes, as long as the file is not the disk tier's."""
+        return (
+            0 if self.placed or self._closed else min(self._present.total * BLOCK_BYTES, self._size_bytes)
+        )
+
+    def missing(self, blocks: Interval) -> list[Interval]:
+        """Return the blocks that are not there."""
+        return self._present.missing(*blocks)
+
+    @contextmanager
+    def held(self, blocks: Interval) -> Iterator[None]:  # noqa: ARG002 - part of the protocol
+        """Do nothing: a file's blocks stay."""
+        yield
+
+    async def write(self, first_block: int, data: bytes) -> None:
+        """Write blocks in a thread, then count them as there."""
+        file = await self._open()
+        if file is None:
+            return
+        with file.used() as fd:
+            await self._threads.run(write_at, fd, first_block * BLOCK_BYTES, data)
+        self._present.add(first_block, first_block + block_count(len(data)))
+
+    async def _open(self) -> LocalFile | None:
+        """Return the file, made now if need be; None once the spool is closed."""
+        async with self._opening:
+            if self.file is None and not self._closed:
+                self.file = LocalFile(await self._threads.run(create, self.path))
+                if self._is_closed():  # meanwhile, by somebody who saw no file to remove
+                    self.file.retire()
+                    await self._threads.run(unlink_quietly, self.path)
+        return None if self._is_closed() else self.file
+
+    def _is_closed(self) -> bool:
+        return self._closed
+
+    def read_nowait(self, offset: int, size_bytes: int) -> bytes | None:
+        """Read what is in the page cache; what was just written is."""
+        return None if self.file is None else self.file.read_nowait(offset, size_bytes)
+
+    async def read(self, offset: int, size_bytes: int) -> bytes:
+        """Read in a thread."""
+        if self.file is None:
+            raise FileNotFoundError(self.path)
+        data = await self.file.read(self._threads, offset, size_bytes)
+        if len(data) != size_bytes:
+            raise OSError(f"{self.path} became shorter")
+        return data
+
+    async def digest(self) -> str | None:
+        """Hash the file in a thread."""
+        if self.file is None or self.missing((0, block_count(self._size_bytes))):
+            return None
+        with self.file.used() as fd:
+            return await self._threads.run(sha256_of_file, fd, self._size_bytes)
+
+    def close(self) -> Path | None:
+        """Close the file once its readers are done."""
+        if self._closed:
+            return None
+        self._closed = True
+        if self.file is None:
+            return None
+        self.file.retire()
+        return None if self.placed else self.path
+
+    def clear(self) -> None:
+        """Do nothing: they go with the file."""
+
+
+class MemorySpool:
+    """Blocks in the memory tier, and outside it those that somebody waits for.
+
+    Args:
+        memory: the tier, which may drop any block at any time.
+        content: the key of the blocks in it.
+        size_bytes: of the whole content.
+        threads: for hashing.
+    """
+
+    def __init__(self, memory: MemoryTier, content: str, size_bytes: int, threads: Threads) -> None:
+        self._memory = memory
+        self._content = content
+        self._size_bytes = size_bytes
+        self._threads = threads
+        self._wanted: list[Interval] = []
+        self._held: dict[int, bytes] = {}
+
+    @property
+    def window_limit_bytes(self) -> int:
+        """A quarter of the tier, so that read-ahead does not push itself out."""
+        return self._memory.limit_bytes // 4
+
+    def missing(self, blocks: Interval) -> list[Interval]:
+        """Return the blocks that are not there."""
+        present = IntervalSet()
+        for block in range(*blocks):
+            if block in self._held or self._memory.has(self._content, block):
+                present.add(block, block + 1)
+        return present.missing(*blocks)
+
+    @contextmanager
+    def held(self, blocks: Interval) -> Iterator[None]:
+        """Keep these blocks, also those that come later, until the end of the context."""
+        self._wanted.append(blocks)
+        for block in range(*blocks):
+            data = self._memory.get(self._content, block)
+            if data is not None:
+                self._held[block] = data
+        try:
+            yield
+        finally:
+            self._wanted.remove(blocks)
+            for block in range(*blocks):
+                if not self._is_wanted(block):
+                    self._held.pop(block, None)
+
+    def _is_wanted(self, block: int) -> bool:
+        return any(start <= block < stop for start, stop in self._wanted)
+
+    async def write(self, first_block: int, data: bytes) -> None:
+        """Keep blocks; never fails."""
+        for index, start in enumerate(range(0, len(data), BLOCK_BYTES), first_block):
+            piece = data[start : start + BLOCK_BYTES]
+            self._memory.put(self._content, index, piece)
+            if self._is_wanted(index):
+                self._held[index] = piece
+
+    def read_nowait(self, offset: int, size_bytes: int) -> bytes | None:
+        """Join the blocks."""
+        first, last = span(offset, size_bytes)
+        pieces: list[bytes] = []
+        for block in range(first, last):
+            data = self._memory.get(self._content, block) or self._held.get(block)
+            if data is None:
+                return None
+            pieces.append(data)
+        return join(pieces, offset - first * BLOCK_BYTES, size_bytes)
+
+    async def read(self, offset: int, size_bytes: int) -> bytes:
+        """Join the blocks."""
+        data = self.read_nowait(offset, size_bytes)
+        if data is None:
+            raise LookupError("a block left while it was wanted")
+        return data
+
+    async def digest(self) -> str | None:
+        """Hash the blocks in a thread, if all of them are there."""
+        data = self.read_nowait(0, self._size_bytes)
+        return None if data is None else await self._threads.run(sha256_of_bytes, data)
+
+    def rename(self, content: str) -> None:
+        """Give the blocks that are there another key: that of the verified content."""
+        for block in range(block_count(self._size_bytes)):
+            data = self._memory.get(self._content, block) or self._held.get(block)
+            if data is not None and len(data) == block_size(block, self._size_bytes):
+                self._memory.put(content, block, data)
+        self._memory.drop(self._content, (0, block_count(self._size_bytes)))
+        self._content = content
+
+    def close(self) -> Path | None:
+        """Do nothing: the tier drops what it needs to."""
+        return None
+
+    def clear(self) -> None:
+        """Forget every block: they were wrong."""
+        self._memory.drop(self._content, (0, block_count(self._size_bytes)))
+        self._held.clear()
