@@ -247,17 +247,22 @@ class SupabaseBucket:
         return await self._session.retry.run("sign", lambda: self._sign_once(key, lifetime_s))
 
     async def _sign_once(self, key: str, lifetime_s: int) -> str:
-        await self._prove_present(key)  # the embedded server signs names that do not exist
-        answer = await self._session.storage(
-            f"sign {key}",
-            "POST",
-            f"object/sign/{quote_key(self._bucket)}/{quote_key(key)}",
-            json={"expiresIn": lifetime_s},
-        )
-        path = answer.get("signedURL") if isinstance(answer, dict) else None
-        if not isinstance(path, str):
+        path = f"object/sign/{quote_key(self._bucket)}/{quote_key(key)}"
+        try:
+            answer = await self._session.storage(
+                f"sign {key}", "POST", path, json={"expiresIn": lifetime_s}
+            )
+        except (NotFound, BucketMissing):
+            await self._prove_absent([key])
+            raise
+        if not isinstance(answer, dict):
             raise foreign_answer(f"sign {key}")
-        return self._session.storage_url(path.removeprefix("/"))
+        # Only the token counts: the embedded server does not quote its path, and spells the name otherwise.
+        signed = answer.get("signedURL") or answer.get("signedUrl")
+        token = signed.partition("?")[2] if isinstance(signed, str) else ""
+        if not token:
+            raise foreign_answer(f"sign {key}")
+        return f"{self._session.storage_url(path)}?{token}"
 
     async def _prove_absent(self, keys: Sequence[str]) -> None:
         """Return if the catalog has no such objects either.

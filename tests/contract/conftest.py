@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
 
 from exaifs.remote.interface import Remote
 from tests.support.double import DoubleServer
+from tests.support.http_world import HttpWorld, Server, open_world
 from tests.support.world import BadKey
 
 
@@ -49,3 +52,36 @@ class DoubleWorld:
 def double_world() -> DoubleWorld:
     """A double with nothing in it."""
     return DoubleWorld()
+
+
+@pytest.fixture(scope="session")
+def embedded_server(embedded_supabase: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Server:
+    """Name the session's embedded Supabase and the keys that it must refuse."""
+    key = embedded_supabase["SUPABASE_SERVICE_ROLE_KEY"]
+    server = Server(
+        url=embedded_supabase["SUPABASE_URL"],
+        key=key,
+        bad_keys={
+            "wrong": f"{key[:-4]}{key[-4:].swapcase()}0",
+            "anon": _publishable_key(tmp_path_factory.getbasetemp(), key),
+        },
+        is_real=False,
+        long_components=False,
+    )
+    server.create_buckets()
+    return server
+
+
+def _publishable_key(base: Path, secret_key: str) -> str:
+    for path in base.glob("embedded*/keys.json"):
+        keys = json.loads(path.read_text())
+        if keys["secret_key"] == secret_key:
+            return str(keys["publishable_key"])
+    raise AssertionError("the embedded server keeps its keys elsewhere now")
+
+
+@pytest.fixture
+async def embedded_world(embedded_server: Server) -> AsyncIterator[HttpWorld]:
+    """Give each test its own place on the embedded server."""
+    async with open_world(embedded_server) as world:
+        yield world

@@ -1,0 +1,26 @@
+"""The embedded Supabase keeps every rule of the remote seam, through the client that a mount uses."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.contract.catalog_contract import CatalogContract
+from tests.contract.object_contract import ObjectContract
+from tests.support.http_world import HttpWorld
+from tests.support.world import World
+
+pytestmark = [pytest.mark.anyio, pytest.mark.embedded]
+
+
+class EmbeddedFixture:
+    @pytest.fixture
+    def world(self, embedded_world: HttpWorld) -> World:
+        return embedded_world
+
+
+class TestObjects(EmbeddedFixture, ObjectContract):
+    """`ObjectStore` on the embedded server."""
+
+
+class TestCatalog(EmbeddedFixture, CatalogContract):
+    """`Catalog` on the embedded server."""

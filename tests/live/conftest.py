@@ -1,0 +1,46 @@
+"""The Supabase that the environment names: a real project, or the storage server on this machine.
+
+SUPABASE_URL and SUPABASE_SERVICE_ROLE_KEY name it, with the schema applied (`exaifs init --apply`).
+ANON_KEY and EXPIRED_KEY, where set, are keys that it must refuse. EXAIFS_TEST_LONG_COMPONENTS=0 says that
+its storage keeps each key component as one file name. Only buckets called exaifs-contract* are touched.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.support.http_world import HttpWorld, Server, open_world
+from tests.support.world import BadKey
+
+
+@pytest.fixture(scope="session")
+def live_server() -> Server:
+    """Name the server, or skip loudly."""
+    url = os.environ.get("SUPABASE_URL", "")
+    key = os.environ.get("SUPABASE_SERVICE_ROLE_KEY", "")
+    if not url or not key:
+        pytest.skip("set SUPABASE_URL and SUPABASE_SERVICE_ROLE_KEY to run the contract on a live Supabase")
+    bad_keys: dict[BadKey, str] = {
+        "wrong": key[:-8] + key[-8:].swapcase(),
+        "anon": os.environ.get("ANON_KEY", ""),
+        "expired": os.environ.get("EXPIRED_KEY", ""),
+    }
+    server = Server(
+        url=url,
+        key=key,
+        bad_keys={name: bad_key for name, bad_key in bad_keys.items() if bad_key},
+        is_real=True,
+        long_components=os.environ.get("EXAIFS_TEST_LONG_COMPONENTS", "1") != "0",
+    )
+    server.create_buckets()
+    return server
+
+
+@pytest.fixture
+async def world(live_server: Server) -> AsyncIterator[HttpWorld]:
+    """Give each test its own place on the live server."""
+    async with open_world(live_server) as world:
+        yield world
