@@ -181,9 +181,9 @@ async def _serve(
         ) as session:
             await nursery.start(invalidate.run, fs.invalidations)
             state = "online" if online else "offline"
-            _log.info("mounted", bucket=config.bucket, mountpoint=str(path), state=state)
             notify("READY=1", f"STATUS=serving {config.bucket} at {path} ({state})")
             ready()
+            _log.info("mounted", bucket=config.bucket, mountpoint=str(path), state=state)
             left_s = await _until_stopped(session, stopping, fs, config.drain_timeout_s)
         unsent = await stopping.unless_hurried(partial(fs.drain, max(left_s, _LAST_DRAIN_S)))
         if unsent is None:

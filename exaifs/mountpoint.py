@@ -201,6 +201,11 @@ def _check_fuse(*, allow_other: bool) -> None:
         return
     if shutil.which("fusermount3") is None:
         raise MountError("fusermount3 is missing, and only root can mount without it: apt install fuse3")
+    if not os.access(device, os.R_OK | os.W_OK):
+        raise MountError(
+            "no permission to open /dev/fuse, which every user may on most systems. As root: "
+            "chmod 666 /dev/fuse; or mount with sudo."
+        )
     if allow_other and not _user_allow_other(Path("/etc/fuse.conf")):
         raise MountError(
             "--allow-other needs the line `user_allow_other` in /etc/fuse.conf unless root mounts. "
@@ -281,8 +286,9 @@ def unmount(
     if not mount.is_ours:
         raise MountError(f"{path} is not an exaifs mount but {mount.source} ({mount.fstype})")
     pid = daemon_of(mount.path)
-    # A mount without daemon has nothing that could be interrupted.
-    detach(mount.path, lazy=lazy or pid is None)
+    # A mount without daemon has nothing left that could be interrupted.
+    crashed = pid is None and _probe(mount.path).error in _DEAD
+    detach(mount.path, lazy=lazy or crashed)
     if pid is not None and not wait_for_exit(pid, deadline_s, progress):
         raise MountError(
             f"unmounted, but the daemon (process {pid}) is still sending files after {deadline_s:.0f} s. "

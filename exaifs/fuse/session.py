@@ -7,6 +7,8 @@ for the truth, and a mirroring program would delete everything elsewhere. Only a
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -124,6 +126,7 @@ async def mounted(
     """
     path = mountpoints.resolved(mountpoint)
     options = _options(bucket=bucket, read_only=read_only, allow_other=allow_other)
+    logging.getLogger("pyfuse3").addFilter(_is_news)
     _init(operations, path, options)
     session = Session(path)
     try:
@@ -141,6 +144,11 @@ async def mounted(
     finally:
         # Closes the device: from here on the mount, if it is still there, answers ENOTCONN.
         pyfuse3.close(unmount=False)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Drop what pyfuse3 reports as an error when the kernel has withdrawn a request, as any unmount does."""
+    return not record.getMessage().endswith(f"fuse_reply_* failed with {os.strerror(errno.ENOENT)}")
 
 
 def _options(*, bucket: str, read_only: bool, allow_other: bool) -> set[str]:

@@ -18,7 +18,7 @@ import pyfuse3
 import structlog
 import trio
 
-from exaifs.errors import ExaifsError, FileTooLarge, NoSpace, RemoteError, Stale
+from exaifs.errors import ExaifsError, NoSpace, RemoteError, Stale
 from exaifs.model import AttributeChange, Attributes, Caller
 
 _log = structlog.get_logger(__name__)
@@ -146,7 +146,7 @@ def _log_failure(operation: str, code: int, error: BaseException, arguments: dic
         _log.error("bug or local fault", operation=operation, errno=name, **arguments, exc_info=error)
     elif code in _QUESTIONS.get(operation, ()):
         _log.debug("answered", operation=operation, errno=name, **arguments)
-    elif isinstance(error, RemoteError | NoSpace | FileTooLarge | Stale):
+    elif isinstance(error, RemoteError | NoSpace | Stale):
         _log.warning("request failed", operation=operation, errno=name, reason=str(error), **arguments)
     else:
         _log.info("request refused", operation=operation, errno=name, reason=str(error), **arguments)

@@ -1,11 +1,18 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from urllib.parse import quote
 
+import httpx
 import pytest
 
-from tests.support.mounts import MountedDaemon
+from tests.support.mounts import REPOSITORY, MountedDaemon
+
+StoredBytes = Callable[[str], bytes | None]
 
 
 @pytest.fixture(autouse=True)
@@ -26,3 +33,70 @@ def memory_mount(tmp_path: Path) -> Iterator[MountedDaemon]:
     )
     with daemon:
         yield daemon
+
+
+@pytest.fixture
+def mount_environment(fresh_bucket: dict[str, str], tmp_path: Path) -> dict[str, str]:
+    """What `exaifs mount` needs to know to mount a bucket of this test."""
+    return {
+        **fresh_bucket,
+        "FILE_CACHE_DIR": str(tmp_path / "cache"),
+        "EXAIFS_LOG_FORMAT": "json",
+        "EXAIFS_LOG_LEVEL": "info",
+    }
+
+
+def exaifs_mount(environment: Mapping[str, str], tmp_path: Path, *flags: str) -> MountedDaemon:
+    """Return a mount of the environment's bucket, not started yet."""
+    path = tmp_path / "mnt"
+    return MountedDaemon(
+        ["-m", "exaifs", "mount", str(path), *flags],
+        path,
+        environment=environment,
+        log_path=tmp_path / "log",
+        secrets=[environment["SUPABASE_SERVICE_ROLE_KEY"]],
+    )
+
+
+@pytest.fixture
+def mount(mount_environment: dict[str, str], tmp_path: Path) -> Iterator[MountedDaemon]:
+    """`exaifs mount` on an empty bucket of the embedded Supabase."""
+    with exaifs_mount(mount_environment, tmp_path) as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def stored(fresh_bucket: dict[str, str]) -> Iterator[StoredBytes]:
+    """Ask the server itself for an object's bytes; None when there is none."""
+    key = fresh_bucket["SUPABASE_SERVICE_ROLE_KEY"]
+    headers = {"apikey": key, "Authorization": f"Bearer {key}"}
+    base = f"{fresh_bucket['SUPABASE_URL']}/storage/v1/object/{fresh_bucket['FILE_STORAGE_BUCKET']}/"
+    with httpx.Client(headers=headers, timeout=30, trust_env=False) as client:
+
+        def get(name: str) -> bytes | None:
+            answer = client.get(base + quote(name))
+            return answer.content if answer.status_code == httpx.codes.OK else None
+
+        yield get
+
+
+def exaifs(environment: Mapping[str, str], *arguments: str, timeout_s: float = 60) -> tuple[int, str]:
+    """Run an exaifs command; return its exit code and everything it printed."""
+    result = subprocess.run(
+        [sys.executable, "-m", "exaifs", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": os.environ.get("HOME", "/"),
+            "LC_ALL": "C.UTF-8",
+            "PYTHONPATH": str(REPOSITORY),
+            **environment,
+        },
+        text=True,
+        timeout=timeout_s,
+        cwd="/",
+        check=False,
+    )
+    return result.returncode, result.stdout

@@ -6,6 +6,7 @@ It counts the kernel's lookups exactly, fails where it is told to, and keeps not
 from __future__ import annotations
 
 import errno
+import os
 import stat
 import time
 from collections.abc import Iterator, Sequence
@@ -84,7 +85,7 @@ class MemFileSystem:
 
     def _attributes(self, ino: Ino, mode: int) -> Attributes:
         now = time.time_ns()
-        return Attributes(ino, mode, 1, 0, 0, 0, now, now, now)
+        return Attributes(ino, mode, 1, os.getuid(), os.getgid(), 0, now, now, now)
 
     def _new(self, parent: Ino, name: str, mode: int) -> _Node:
         children = self._node(parent).children

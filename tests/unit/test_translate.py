@@ -152,7 +152,7 @@ def test_an_error_beside_a_cancellation_does_not_escape() -> None:
         ("lookup", errors.Unreachable("n"), "warning"),
         ("lookup", errors.NameTooLong("n"), "info"),
         ("getxattr", errors.Stale("n"), "warning"),
-        ("write", errors.FileTooLarge("n"), "warning"),
+        ("write", errors.FileTooLarge("n"), "info"),
         ("write", errors.NoSpace("n"), "warning"),
         ("write", errors.ReadOnly("n"), "info"),
     ],

@@ -1,0 +1,257 @@
+"""Starting, stopping, crashing: the daemon as an operator meets it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from exaifs.processes import holders
+from tests.mount.conftest import StoredBytes, exaifs, exaifs_mount
+from tests.support.gate import Gate
+from tests.support.mounts import MountedDaemon, wait_until, within
+
+pytestmark = [pytest.mark.mount, pytest.mark.embedded]
+
+MIB = 1 << 20
+
+AWAY = {
+    "Supabase cannot be reached, serving what is known",
+    "Supabase is away; serving what is known",
+    "files not sent; they are kept in the cache directory for the next mount",
+    "request failed",
+    "not sent before the end; kept for the next mount",
+    "no change feed; directories are listed again as they age",
+}
+"""What a daemon says whose server is gone."""
+
+
+@pytest.fixture
+def gate(mount_environment: dict[str, str]) -> Iterator[Gate]:
+    """Stands between the mount and its Supabase."""
+    with Gate(mount_environment["SUPABASE_URL"]) as gate:
+        mount_environment["SUPABASE_URL"] = gate.url
+        yield gate
+
+
+def test_a_crash_while_reading(mount: MountedDaemon, tmp_path: Path) -> None:
+    """Kill -9 in the middle of a read: the mountpoint fails, the next mount heals it, nothing is lost."""
+    source = tmp_path / "source"
+    source.write_bytes(os.urandom(20 * MIB))
+    mount.sh(f"cp {source} big", timeout_s=60)
+    mount.stop()
+    shutil.rmtree(tmp_path / "cache")
+    mount.start()
+    reader = within(30, lambda: os.open(mount.path / "big", os.O_RDONLY))
+    assert len(within(30, lambda: os.read(reader, 4096))) == 4096
+    mount.kill9()
+    with pytest.raises(OSError, match="not connected|aborted"):
+        within(30, lambda: [os.pread(reader, MIB, offset * MIB) for offset in range(20)])
+    with pytest.raises(OSError, match="not connected"):
+        os.close(reader)
+    with pytest.raises(OSError, match="not connected"):
+        within(10, lambda: list(mount.path.iterdir()))
+    mount.start()
+    assert "took away a mount left by a crash" in mount.events()
+    assert mount.sh(f"cmp big {source} && echo same", timeout_s=60) == "same\n"
+
+
+def test_a_crash_after_close_loses_nothing(mount: MountedDaemon, stored: StoredBytes) -> None:
+    """What close() has acknowledged is there after kill -9 (promise 1)."""
+    mount.sh("mkdir d; for i in $(seq 20); do echo $i > d/$i; done")
+    mount.kill9()
+    assert [stored(f"d/{i}") for i in range(1, 21)] == [f"{i}\n".encode() for i in range(1, 21)]
+    mount.start()
+    assert mount.sh("cat $(printf 'd/%s ' $(seq 20)) | tail -1; ls d | wc -l") == "20\n20\n"
+
+
+def test_sigterm_drains(mount: MountedDaemon, stored: StoredBytes) -> None:
+    """What is written but not closed yet is sent before the daemon ends."""
+    mount.expected.add("unmounted while files were open")
+    descriptor = within(30, lambda: os.open(mount.path / "open", os.O_CREAT | os.O_WRONLY))
+    within(30, lambda: os.write(descriptor, b"not closed"))
+    assert stored("open") != b"not closed"
+    mount.signal(signal.SIGTERM)
+    assert mount.wait() == 0
+    assert mount.mount is None
+    assert stored("open") == b"not closed"
+    with pytest.raises(OSError, match="not connected"):
+        os.close(descriptor)
+
+
+def test_a_stop_in_the_middle_of_a_copy(mount: MountedDaemon, stored: StoredBytes, tmp_path: Path) -> None:
+    """Every file whose cp succeeded before the end is on the server, whole."""
+    mount.expected |= {
+        "unmounted while files were open",
+        "requests still unanswered at unmount are given up",
+    }
+    done = tmp_path / "done"
+    done.touch()
+    script = (
+        f"for i in $(seq 500); do echo $i > {mount.path}/$i || break; echo $i >> {done}; done 2>/dev/null"
+    )
+    with subprocess.Popen(["bash", "-c", script], cwd="/") as writer:
+        wait_until(lambda: done.read_text().count("\n") > 10, 60, "some files are written")
+        mount.signal(signal.SIGTERM)
+        assert mount.wait() == 0
+        # Without the mount, bash writes below the mountpoint.
+        writer.kill()
+    acknowledged = [name for name in done.read_text().split() if not (mount.path / name).exists()]
+    assert len(acknowledged) > 10
+    assert [name for name in acknowledged if stored(name) != f"{name}\n".encode()] == []
+
+
+def test_a_second_signal_is_quicker(gate: Gate, mount_environment: dict[str, str], tmp_path: Path) -> None:
+    """With the server away a stop waits for the drain deadline; a second SIGTERM ends the wait."""
+    mount_environment["EXAIFS_DRAIN_TIMEOUT_S"] = "120"
+    with exaifs_mount(mount_environment, tmp_path) as mount:
+        mount.expected |= AWAY | {"unmounted while files were open"}
+        descriptor = within(30, lambda: os.open(mount.path / "open", os.O_CREAT | os.O_WRONLY))
+        within(30, lambda: os.write(descriptor, b"unsent"))
+        gate.close()
+        mount.signal(signal.SIGTERM)
+        wait_until(lambda: "stopping: sending what was written" in mount.events(), 20, "the drain begins")
+        mount.signal(signal.SIGTERM)
+        started = time.monotonic()
+        assert mount.wait() == 0
+        assert time.monotonic() - started < 30
+        with pytest.raises(OSError, match="not connected"):
+            os.close(descriptor)
+
+
+def test_serving_without_a_server(gate: Gate, mount_environment: dict[str, str], tmp_path: Path) -> None:
+    """What was seen is served when the server is away at mount; nothing known is a clear refusal."""
+    mount_environment["EXAIFS_REQUEST_TIMEOUT_S"] = "3"
+    gate.close()
+    (tmp_path / "mnt").mkdir()
+    code, output = exaifs(mount_environment, "mount", str(tmp_path / "mnt"))
+    assert code == 3
+    assert "cannot reach Supabase" in output
+    assert "Nothing is cached yet" in output
+    gate.open()
+    with exaifs_mount(mount_environment, tmp_path) as mount:
+        mount.sh("echo known > a; cat a; ls")
+        mount.stop()
+        gate.close()
+        mount.expected |= AWAY
+        mount.start()
+        assert mount.sh("cat a; ls") == "known\na\n"
+        mount.stop()
+        code, output = exaifs(mount_environment, "mount", "--require-online", str(mount.path))
+        assert (code, "--require-online is set" in output) == (3, True)
+        gate.open()
+        mount.start()
+
+
+def test_background(mount_environment: dict[str, str], tmp_path: Path) -> None:
+    """`mount --daemon` returns when the mount answers, `umount` when everything is sent."""
+    path = tmp_path / "mnt"
+    path.mkdir()
+    code, output = exaifs(mount_environment, "mount", "--daemon", str(path))
+    daemon = MountedDaemon([], path, environment={}, log_path=tmp_path / "cache" / "exaifs.log")
+    try:
+        assert code == 0, output
+        assert daemon.sh("echo x > a; cat a") == "x\n"
+        assert "mounted" in daemon.events()
+        with within(10, (path / "a").open):
+            code, output = exaifs(mount_environment, "umount", str(path))
+            assert code == 4
+            assert f"({os.getpid()})" in output
+        code, output = exaifs(mount_environment, "umount", str(path))
+        assert (code, daemon.mount) == (0, None), output
+        assert holders(tmp_path / "cache") == []
+    finally:
+        if daemon.mount is not None:
+            exaifs(mount_environment, "umount", "--lazy", str(path))
+    daemon.check_log()
+    code, output = exaifs(mount_environment, "umount", str(path))
+    assert (code, "nothing is mounted" in output) == (4, True)
+
+
+def test_background_start_that_fails(mount_environment: dict[str, str], tmp_path: Path) -> None:
+    """An error on the way to the background is printed, and the exit code is that of the foreground."""
+    code, output = exaifs(mount_environment, "mount", "--daemon", str(tmp_path / "missing"))
+    assert code == 4
+    assert "mkdir -p" in output
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "words"),
+    [
+        ({"SUPABASE_SERVICE_ROLE_KEY": "eyJhbGciOiJIUzI1NiJ9.eyJyb2xlIjoieCJ9.d3Jvbmc"}, 3, "key"),
+        ({"SUPABASE_SERVICE_ROLE_KEY": "sb_secret_wrong_wrong_wrong_wrong"}, 3, "key"),
+        ({"SUPABASE_SERVICE_ROLE_KEY": ""}, 2, "SUPABASE_SERVICE_ROLE_KEY is not set"),
+        ({"SUPABASE_URL": ""}, 2, "SUPABASE_URL is not set"),
+        ({"SUPABASE_URL": "http://127.0.0.1:9"}, 3, "cannot reach Supabase"),
+        ({"FILE_STORAGE_BUCKET": "no-such-bucket"}, 1, "no-such-bucket"),
+        ({"FILE_CACHE_DIR": "/proc/nothing"}, 4, "cache directory"),
+        ({"EXAIFS_UMASK": "99"}, 2, "EXAIFS_UMASK"),
+    ],
+)
+def test_settings_that_will_not_do(
+    mount_environment: dict[str, str], tmp_path: Path, change: dict[str, str], code: int, words: str
+) -> None:
+    """Each is one line that says what to do, a non-zero exit, nothing mounted, and no key shown."""
+    path = tmp_path / "mnt"
+    path.mkdir()
+    mount_environment["EXAIFS_LOG_LEVEL"] = "error"
+    found, output = exaifs({**mount_environment, **change}, "mount", str(path))
+    assert (found, words in output) == (code, True), output
+    assert "Traceback" not in output
+    assert output.strip().count("\n") == 0, output
+    key = change.get("SUPABASE_SERVICE_ROLE_KEY") or mount_environment["SUPABASE_SERVICE_ROLE_KEY"]
+    assert key not in output
+    assert MountedDaemon([], path, environment={}, log_path=tmp_path / "log").mount is None
+
+
+def test_one_daemon_for_a_cache_directory(
+    mount: MountedDaemon, mount_environment: dict[str, str], tmp_path: Path
+) -> None:
+    """A second mount of the same bucket and cache, or at the same place, is refused and says by whom."""
+    (tmp_path / "other").mkdir()
+    code, output = exaifs(mount_environment, "mount", str(tmp_path / "other"))
+    assert (code, f"process {mount.pid}, mounted at {mount.path}" in output) == (4, True), output
+    code, output = exaifs(mount_environment, "mount", str(mount.path))
+    assert (code, f"already mounted at {mount.path} by process {mount.pid}" in output) == (4, True), output
+    assert mount.sh("ls") == ""
+
+
+def test_secrets_stay_inside(mount_environment: dict[str, str], tmp_path: Path) -> None:
+    """The key is in the environment only: not on the command line, in the log at debug, or in the cache."""
+    key = mount_environment["SUPABASE_SERVICE_ROLE_KEY"]
+    mount_environment["EXAIFS_LOG_LEVEL"] = "debug"
+    with exaifs_mount(mount_environment, tmp_path) as mount:
+        mount.sh("echo x > a; cat a; ls -l; getfattr -d a; stat missing; true")
+        assert key not in Path(f"/proc/{mount.pid}/cmdline").read_text()
+        pieces = [key, *[piece for piece in key.split(".")[1:] if piece]]
+        for path in [mount.log_path, *(tmp_path / "cache").rglob("*")]:
+            if path.is_file():
+                content = path.read_bytes()
+                assert not any(piece.encode() in content for piece in pieces), f"the key is in {path}"
+
+
+def test_the_service_manager_follows(mount_environment: dict[str, str], tmp_path: Path) -> None:
+    """READY when the mount answers, STOPPING when it drains (Type=notify)."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(str(tmp_path / "notify"))
+        receiver.settimeout(20)
+        mount_environment["NOTIFY_SOCKET"] = str(tmp_path / "notify")
+        with exaifs_mount(mount_environment, tmp_path):
+            assert receiver.recv(4096).decode().splitlines()[0] == "READY=1"
+        assert receiver.recv(4096).decode().splitlines()[0] == "STOPPING=1"
+
+
+def test_python_warnings_are_errors_in_the_daemon(
+    mount_environment: dict[str, str], tmp_path: Path
+) -> None:
+    """A whole run of the daemon raises no Python warning."""
+    mount_environment["PYTHONWARNINGS"] = "error"
+    with exaifs_mount(mount_environment, tmp_path) as mount:
+        mount.sh("echo x > a; cat a; mkdir d; mv a d; rm -r d")
