@@ -98,13 +98,13 @@ def may_mount(process_status: str) -> bool:
 def cache_directory(directory: Path) -> Check:
     """Write, sync and remove a file in the directory, or in its nearest parent that exists."""
     name, title = "cache_directory", "cache directory"
-    place = directory
-    while not place.exists() and place != place.parent:
-        place = place.parent
     fix = "Name another with FILE_CACHE_DIR or --cache-dir, or make this one writable for the user."
-    if not place.is_dir():
-        return Check(name, title, Status.FAILED, f"{directory}: {place} is not a directory", fix=fix)
+    place = directory
     try:
+        while not place.exists() and place != place.parent:
+            place = place.parent
+        if not place.is_dir():
+            return Check(name, title, Status.FAILED, f"{directory}: {place} is not a directory", fix=fix)
         with tempfile.NamedTemporaryFile(dir=place, prefix=".exaifs-doctor-") as probe:
             probe.write(b"exaifs\n" * 1024)
             probe.flush()

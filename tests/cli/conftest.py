@@ -1,0 +1,154 @@
+"""Servers that answer in ways the embedded Supabase does not: bare, foreign, silent."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+
+from exaifs.embedded.install import cli_script, install
+from exaifs.embedded.node import node_command
+from tests.cli.support import clean_environment, jwt
+from tests.conftest import LITE_DIR
+from tests.support.mounts import wait_until
+
+JWT_SECRET = "only-for-these-tests-0123456789-abcdefghijklm"
+CONFIG = """\
+[api]
+port = {port}
+
+[db]
+driver = "pglite"
+url = "supabase/.temp/data"
+
+[auth]
+enabled = true
+enable_signup = false
+jwt_secret = "{secret}"
+
+[storage]
+enabled = true
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class BareSupabase:
+    """A Supabase without schema and buckets, which takes the legacy keys."""
+
+    url: str
+
+    def key(self, *, secret: str = JWT_SECRET, **claims: Any) -> dict[str, str]:
+        """Return the environment for a key with these claims."""
+        return {"SUPABASE_URL": self.url, "SUPABASE_SERVICE_ROLE_KEY": jwt(secret, **claims)}
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 where nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="session")
+def bare_supabase(
+    embedded_supabase: dict[str, str],  # noqa: ARG001 - it installs the Node packages
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[BareSupabase]:
+    """Run a Supabase that nobody has prepared: no tables, no buckets."""
+    directory = tmp_path_factory.mktemp("bare")
+    port = free_port()
+    (directory / "supabase").mkdir()
+    (directory / "supabase" / "config.toml").write_text(CONFIG.format(port=port, secret=JWT_SECRET))
+    script = cli_script(anyio.run(partial(install, LITE_DIR)))
+    with (directory / "log").open("wb") as log:
+        process = subprocess.Popen(
+            node_command(script, "start", "--host", "127.0.0.1", "--no-admin"),
+            cwd=directory,
+            env=clean_environment(
+                {"EXPERIMENTAL_STORAGE": "1", "LITE_TELEMETRY": "0", "DO_NOT_TRACK": "1"}
+            ),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    server = BareSupabase(f"http://127.0.0.1:{port}")
+    try:
+        _wait_for(server, directory / "log")
+        yield server
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(10)
+
+
+def _wait_for(server: BareSupabase, log: Path) -> None:
+    def answers() -> bool:
+        try:
+            return httpx.get(f"{server.url}/rest/v1/", timeout=5, trust_env=False).status_code < 500
+        except httpx.TransportError:
+            return False
+
+    try:
+        wait_until(answers, 60, "the bare Supabase")
+    except TimeoutError:
+        pytest.fail(f"the bare Supabase did not start: {log.read_text(errors='replace')}")
+
+
+class Stranger:
+    """Starts HTTP servers that give every request the same answer."""
+
+    def __init__(self, stack: contextlib.ExitStack) -> None:
+        self._stack = stack
+
+    def answering(self, status: int, content_type: str, body: bytes) -> str:
+        """Start one; return its URL."""
+
+        class Handler(BaseHTTPRequestHandler):
+            def handle_any(self) -> None:
+                self.send_response(status)
+                self.send_header("Content-Type", content_type)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = handle_any  # noqa: N815 - the library's names
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
+                """Keep the test's output clean."""
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        self._stack.callback(thread.join, 10)
+        self._stack.callback(server.server_close)
+        self._stack.callback(server.shutdown)
+        return f"http://127.0.0.1:{server.server_port}"
+
+    def silent(self) -> str:
+        """Listen, but never answer; return the URL."""
+        listener = self._stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(8)
+        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.fixture
+def stranger() -> Iterator[Stranger]:
+    """Servers that are not Supabase."""
+    with contextlib.ExitStack() as stack:
+        yield Stranger(stack)
