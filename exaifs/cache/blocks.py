@@ -7,7 +7,7 @@ half-open: (start, stop) holds start and not stop. Called by the downloads and t
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 KIB = 1024
@@ -68,6 +68,22 @@ def byte_range(blocks: Interval, total_bytes: int) -> Interval:
     return blocks[0] * BLOCK_BYTES, min(blocks[1] * BLOCK_BYTES, total_bytes)
 
 
+def block_parts(offset: int, size_bytes: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (block, offset in it, bytes of it) for each block of a read of at least one byte."""
+    stop = offset + size_bytes
+    while offset < stop:
+        block, start = divmod(offset, BLOCK_BYTES)
+        count = min(BLOCK_BYTES - start, stop - offset)
+        yield block, start, count
+        offset += count
+
+
+def split(first_block: int, data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the blocks that whole blocks in one piece are made of, with their numbers."""
+    for block, start in enumerate(range(0, len(data), BLOCK_BYTES), first_block):
+        yield block, data[start : start + BLOCK_BYTES]
+
+
 def widen(blocks: Interval, total_blocks: int) -> Interval:
     """Grow an interval to aligned windows of the least size worth a request."""
     start = blocks[0] - blocks[0] % _MIN_WINDOW_BLOCKS
@@ -85,11 +101,12 @@ def total(intervals: Iterable[Interval]) -> int:
     return sum(stop - start for start, stop in intervals)
 
 
-def merge_close(intervals: Iterable[Interval], gap: int) -> list[Interval]:
-    """Join sorted, disjoint intervals whose distance is at most `gap`."""
+def merge_close(intervals: Iterable[Interval], gap: int, apart: Sequence[Interval] = ()) -> list[Interval]:
+    """Join sorted, disjoint intervals whose distance is at most `gap`, unless one of `apart` is between."""
     merged: list[Interval] = []
     for start, stop in intervals:
-        if merged and start - merged[-1][1] <= gap:
+        between = (merged[-1][1], start) if merged else (start, start)
+        if merged and start - between[0] <= gap and not any(overlaps(between, taken) for taken in apart):
             merged[-1] = (merged[-1][0], stop)
         else:
             merged.append((start, stop))
@@ -186,6 +203,7 @@ class ReadAhead:
 
     def __init__(self) -> None:
         self._streams: list[_Stream] = []  # the most recently used last
+        self._misses = 0
 
     def observe(self, offset: int, size_bytes: int) -> int | None:
         """Note a read and return how many bytes beyond its end should be there.
@@ -206,6 +224,11 @@ class ReadAhead:
         if offset == 0:
             return max(0, MIN_WINDOW_BYTES - size_bytes)
         return None
+
+    def note_miss(self, missing_bytes: int) -> bool:
+        """Count a jump to bytes that are not there, and tell whether to fetch the whole rest now."""
+        self._misses += 1
+        return self._misses * MISS_COST_BYTES >= missing_bytes
 
 
 class Assembler:

@@ -7,6 +7,7 @@ Everything that decides is synchronous; runs live in the store's task group.
 
 from __future__ import annotations
 
+import anyio
 import structlog
 
 from exaifs.cache.blocks import (
@@ -14,7 +15,6 @@ from exaifs.cache.blocks import (
     MAX_WINDOW_BYTES,
     MERGE_GAP_BYTES,
     MIB,
-    MISS_COST_BYTES,
     SMALL_BYTES,
     Interval,
     ReadAhead,
@@ -27,9 +27,9 @@ from exaifs.cache.blocks import (
     total,
     widen,
 )
-from exaifs.cache.receive import Run, download
+from exaifs.cache.receive import Run, Runs, download
 from exaifs.cache.shelf import Shelf, hash_problem, local_error
-from exaifs.cache.small import Spawn
+from exaifs.cache.small import KEEP_S, Spawn
 from exaifs.cache.source import Source
 from exaifs.cache.spool import DiskSpool, MemorySpool, Spool
 from exaifs.cache.waiters import Waiter, Waiters
@@ -69,14 +69,13 @@ class Transfer:
         self._ahead = ReadAhead()
         self._spool = shelf.new_spool(ref, on_disk=shelf.may_write(ref.size_bytes))
         self._waiters = Waiters()
-        self._runs: list[Run] = []
-        self._stream: Run | None = None  # the run that a server without ranges answers in full
-        self._misses = 0  # jumps whose bytes were not there
+        self._runs = Runs()
         self._fill = False  # fetch the rest in the background
         self._hold = False  # a copy was wrong: hand out nothing before it is verified
         self._wrong_digest: str | None = None
         self._served_bytes = 0  # handed out from the present copy
         self._checking = False
+        self._last_step = anyio.CancelScope(shield=True)  # around the check
         self._verified = False  # the present copy
         self._done = False  # kept, refused or given up: no more requests
 
@@ -90,7 +89,7 @@ class Transfer:
     @property
     def stored_bytes(self) -> int:
         """What it takes on disk now, beside the disk tier's contents."""
-        return self._spool.stored_bytes if isinstance(self._spool, DiskSpool) else 0
+        return self._spool.stored_bytes
 
     @property
     def size_bytes(self) -> int:
@@ -98,14 +97,19 @@ class Transfer:
         return self.ref.size_bytes if isinstance(self._spool, DiskSpool) else 0
 
     def close(self, error: ExaifsError | None = None) -> None:
-        """Stop everything and give up what is there; whoever waits gets the error."""
-        self._done = True
-        for run in list(self._runs):
-            self._cancel(run)
+        """Stop everything and give up what is there; whoever waits gets the error.
+
+        What is complete and being checked is kept all the same.
+        """
+        self._done = not self._checking
+        self._last_step.deadline = anyio.current_time() + KEEP_S
+        for run in self._runs:
+            self._runs.cancel(run)
         if error is not None:
             self._waiters.fail(self.all_blocks, error)
-        self._forget()
-        self._release(self._spool)
+        if self._done:
+            self._forget()
+            self._release(self._spool)
 
     # What the content store asks.
 
@@ -166,10 +170,10 @@ class Transfer:
         """Stop what nobody needs any more: after a reader left, the last handle closed, a run ended."""
         if not self._waiters and not self._is_pinned():
             self._fill = False
-            for run in list(self._runs):
+            for run in self._runs:
                 # What is nearly here is cheaper to finish than to break the connection for.
-                if run.claimed_bytes > (MAX_WINDOW_BYTES if run is self._stream else SMALL_BYTES):
-                    self._cancel(run)
+                if run.claimed_bytes > (MAX_WINDOW_BYTES if self._runs.is_stream(run) else SMALL_BYTES):
+                    self._runs.cancel(run)
             if not self.busy and not isinstance(self._spool, DiskSpool):
                 self._forget()
         if self._done and not self._waiters:
@@ -227,17 +231,16 @@ class Transfer:
 
     def _note_miss(self) -> None:
         """A reader jumped to bytes that are not here: stop reading ahead, or fetch all if that pays."""
-        self._misses += 1
         if self._shelf.pins.count(self.ref.version) == 1 and not self._fill:
             for run in self._runs_ahead():
                 if run.claimed_bytes > SMALL_BYTES:
-                    self._cancel(run)
+                    self._runs.cancel(run)
         missing_bytes = total(self._spool.missing(self.all_blocks)) * BLOCK_BYTES
-        self._fill = self._is_pinned() and self._misses * MISS_COST_BYTES >= missing_bytes
+        self._fill = self._ahead.note_miss(missing_bytes) and self._is_pinned()
 
     def _unclaimed(self, blocks: Interval) -> list[Interval]:
-        missing = merge_close(self._spool.missing(blocks), _MERGE_BLOCKS)
-        return subtract(missing, [run.claim for run in self._runs])
+        claims = self._runs.claims
+        return merge_close(subtract(self._spool.missing(blocks), claims), _MERGE_BLOCKS, claims)
 
     def _launch(self, intervals: list[Interval], demanded: Interval) -> None:
         """Start runs as far as there are slots; read-ahead gives way to what a reader waits for."""
@@ -248,24 +251,18 @@ class Transfer:
                 ahead = self._runs_ahead()
                 if not (ahead and overlaps(claim, demanded)):
                     return
-                self._cancel(ahead[0])
-            run = Run(claim)
-            self._runs.append(run)
-            self._spawn(self._run, run)
+                self._runs.cancel(ahead[0])
+            self._spawn(self._run, self._runs.add(claim))
 
     def _continue_fill(self) -> None:
         if self._fill and isinstance(self._spool, DiskSpool):
             rest = list(cut(self._unclaimed(self.all_blocks), _MAX_BLOCKS))
             self._launch(rest[: max(0, _FILL_RUNS - len(self._runs))], (0, 0))
 
-    def _cancel(self, run: Run) -> None:
-        self._runs.remove(run)  # its claim is free at once
-        if self._stream is run:
-            self._stream = None
-        run.scope.cancel()
-
     def _runs_ahead(self) -> list[Run]:
-        return [r for r in self._runs if r is not self._stream and not self.is_waited_for(r.claim)]
+        """Return the runs that nobody waits for, except one that takes everything."""
+        idle = (run for run in self._runs if not self._waiters.overlapping(run.claim))
+        return [run for run in idle if not self._runs.is_stream(run)]
 
     # What the runs bring.
 
@@ -276,50 +273,38 @@ class Transfer:
                 await download(run, self._source, self)
             except Exception as exc:  # noqa: BLE001 - it is raised again in those who wait
                 error = exc
-        if run in self._runs:
-            self._runs.remove(run)
-            if error is not None:
-                _log.debug("a download failed", key=self.ref.key, error=repr(error))
-                self._waiters.fail(run.claim, error)
-        if self._stream is run:
-            self._stream = None
+        with anyio.move_on_after(KEEP_S, shield=True):
+            await self._flush()
+        if self._runs.end(run) and error is not None:
+            _log.debug("a download failed", key=self.ref.key, error=repr(error))
+            self._waiters.fail(run.claim, error)
         self._waiters.wake()
         self._check_if_complete()
         self._continue_fill()
         self.settle()
 
-    def is_waited_for(self, blocks: Interval) -> bool:
-        """Tell whether a reader waits for any of these blocks."""
-        return bool(self._waiters.overlapping(blocks))
-
     def become_stream(self, run: Run) -> bool:
         """Take the whole object, as the server sends it; False if another run does that already."""
-        if self._stream not in {None, run}:
-            return False
-        self._stream = run
-        run.start, run.stop = self.all_blocks
-        for other in list(self._runs):
-            if other is not run:
-                self._cancel(other)
         self._waiters.wake()
-        return True
+        return self._runs.become_stream(run, self.all_blocks)
 
     async def store(self, run: Run, first_block: int, data: bytes) -> None:
         """Hold whole blocks that have arrived and tell those who wait for them."""
         blocks = (first_block, first_block + block_count(len(data)))
-        fresh = self._spool.missing(blocks)
-        while fresh:
-            spool = self._spool
-            try:
-                await spool.write(first_block, data)
-            except OSError as exc:
-                self._fall_back(spool, "writing a partial file", exc)
-            if spool is self._spool:
-                break
-        run.fresh_blocks += total(fresh)
+        run.fresh_blocks += total(self._spool.missing(blocks))
+        enough = self._spool.put(first_block, data)
         for waiter in self._waiters.overlapping(blocks):
             if not self._spool.missing(waiter.blocks):
                 waiter.wake()
+        if enough:
+            await self._flush()
+
+    async def _flush(self) -> None:
+        spool = self._spool
+        try:
+            await spool.flush()
+        except OSError as exc:
+            self._fall_back(spool, "writing a partial file", exc)
         if self._shelf.over_limit():
             await self._shelf.make_room()
 
@@ -343,27 +328,31 @@ class Transfer:
             self._shelf.health.failed(doing, exc)
             self._waiters.fail(self.all_blocks, local_error(exc), only_files=True)
             self._replace_spool(on_disk=False)
+            if isinstance(spool, DiskSpool):
+                for block, piece in spool.pending:
+                    self._spool.put(block, piece)
 
     # The end.
 
     def _check_if_complete(self) -> None:
         if not (self._done or self._checking or self._runs or self._spool.missing(self.all_blocks)):
             self._checking = True
+            self._last_step = anyio.CancelScope(shield=True)
             self._spawn(self._check)
 
     async def _check(self) -> None:
         """Compare the complete content with its hash, then keep it or fetch it again."""
         spool = self._spool
-        digest: str | None = None
-        try:
-            digest = await spool.digest()
-        except OSError as exc:
-            self._fall_back(spool, "reading a partial file", exc)
-        if digest is not None and spool is self._spool and not self._done:
-            if self.ref.sha256 in {None, digest}:
-                await self._keep(spool, digest)
-            else:
-                self._reject(digest)
+        with self._last_step:
+            try:
+                digest = await spool.digest()
+                if digest is not None and spool is self._spool:
+                    if self.ref.sha256 in {None, digest}:
+                        await self._keep(spool, digest)
+                    else:
+                        self._reject(digest)
+            except OSError as exc:
+                self._fall_back(spool, "reading a partial file", exc)
         self._checking = False
         self._waiters.wake()
         self.settle()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from exaifs.cache.blocks import BLOCK_BYTES, Interval, span
+from exaifs.cache.blocks import BLOCK_BYTES, Interval, span, split
 
 
 class MemoryTier:
@@ -54,11 +54,7 @@ class MemoryTier:
 
     def put_range(self, content: str, first_block: int, data: bytes) -> int:
         """Keep the blocks that `data` is made of, the first of them `first_block`."""
-        view = memoryview(data)
-        return sum(
-            self.put(content, first_block + start // BLOCK_BYTES, bytes(view[start : start + BLOCK_BYTES]))
-            for start in range(0, len(data), BLOCK_BYTES)
-        )
+        return sum(self.put(content, block, piece) for block, piece in split(first_block, data))
 
     def get(self, content: str, block: int) -> bytes | None:
         """Return one block and count it as used."""

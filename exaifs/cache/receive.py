@@ -5,6 +5,7 @@ A *run* is one request on behalf of a transfer; the blocks it will still bring a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import anyio
@@ -14,9 +15,6 @@ from exaifs.cache.source import Source
 from exaifs.errors import IntegrityError, RemoteError, Stale
 from exaifs.model import ObjectRef
 from exaifs.remote.interface import Download
-
-_BATCH_BLOCKS = 512 * 1024 // BLOCK_BYTES
-"""How much is collected before it is handed on, while nobody waits for it."""
 
 
 class Run:
@@ -43,6 +41,60 @@ class Run:
         return (self.stop - self.start) * BLOCK_BYTES
 
 
+class Runs:
+    """The requests of one transfer that are under way. Synchronous; no block has two claims."""
+
+    def __init__(self) -> None:
+        self._runs: list[Run] = []
+        self._stream: Run | None = None  # the one that a server without ranges answers in full
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def __iter__(self) -> Iterator[Run]:
+        return iter(list(self._runs))
+
+    @property
+    def claims(self) -> list[Interval]:
+        """The blocks that are under way."""
+        return [run.claim for run in self._runs]
+
+    def add(self, claim: Interval) -> Run:
+        """Claim blocks for a new run."""
+        run = Run(claim)
+        self._runs.append(run)
+        return run
+
+    def end(self, run: Run) -> bool:
+        """Free a run's claim; False if it was cancelled before."""
+        if self._stream is run:
+            self._stream = None
+        if run not in self._runs:
+            return False
+        self._runs.remove(run)
+        return True
+
+    def cancel(self, run: Run) -> None:
+        """Free a run's claim at once and stop it."""
+        self.end(run)
+        run.scope.cancel()
+
+    def is_stream(self, run: Run) -> bool:
+        """Tell whether a run takes the whole object."""
+        return run is self._stream
+
+    def become_stream(self, run: Run, blocks: Interval) -> bool:
+        """Let a run claim everything and stop the others; False if another one takes it all already."""
+        if self._stream not in {None, run}:
+            return False
+        self._stream = run
+        run.start, run.stop = blocks
+        for other in self:
+            if other is not run:
+                self.cancel(other)
+        return True
+
+
 class Sink(Protocol):
     """Who takes the blocks."""
 
@@ -51,9 +103,6 @@ class Sink(Protocol):
     @property
     def all_blocks(self) -> Interval:
         """The blocks of the whole content."""
-
-    def is_waited_for(self, blocks: Interval) -> bool:
-        """Tell whether a reader waits for any of these blocks."""
 
     def become_stream(self, run: Run) -> bool:
         """Hear that the server sends the whole object; False: another run takes it already."""
@@ -115,9 +164,7 @@ async def _collect(run: Run, answer: Download, assembler: Assembler, source: Sou
             assembler.feed(chunk)
             if assembler.missing_bytes < 0:
                 raise IntegrityError(f"{sink.ref.key}: more bytes came than were announced")
-            first, last = assembler.ready
-            if last - first >= (1 if sink.is_waited_for((first, last)) else _BATCH_BLOCKS):
-                await _hand_on(run, assembler, sink)
+            await _hand_on(run, assembler, sink)
 
 
 async def _hand_on(run: Run, assembler: Assembler, sink: Sink) -> None:

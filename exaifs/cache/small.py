@@ -21,6 +21,9 @@ from exaifs.model import ObjectRef
 
 _log = structlog.get_logger(__name__)
 
+KEEP_S = 2.0
+"""How long the end of the store waits for a content that was handed out to reach the disk."""
+
 Spawn = Callable[..., Any]
 """`TaskGroup.start_soon`."""
 
@@ -93,7 +96,9 @@ class SmallContents:
             job.data = data
             job.answered.set()
             if self._shelf.may_write(len(data)):
-                await self._shelf.keep_bytes(sha256, data)
+                # What was read must be there when Supabase is away after a restart.
+                with anyio.move_on_after(KEEP_S, shield=True):
+                    await self._shelf.keep_bytes(sha256, data)
         finally:
             del self._jobs[ref.version]
 

@@ -15,11 +15,15 @@ import anyio
 
 from exaifs.cache.blocks import (
     BLOCK_BYTES,
+    MIB,
     Interval,
     IntervalSet,
     block_count,
+    block_parts,
     block_size,
+    merge_close,
     span,
+    split,
 )
 from exaifs.cache.localfile import (
     LocalFile,
@@ -32,9 +36,16 @@ from exaifs.cache.localfile import (
 )
 from exaifs.cache.memory import MemoryTier, join
 
+_BATCH_BYTES = MIB
+"""How much is collected before it is written: a thread costs more than the write."""
+
 
 class Spool(Protocol):
     """Blocks of one content that is not complete yet."""
+
+    @property
+    def stored_bytes(self) -> int:
+        """What it takes on disk, beside the disk tier's contents."""
 
     @property
     def window_limit_bytes(self) -> int:
@@ -46,11 +57,14 @@ class Spool(Protocol):
     def held(self, blocks: Interval) -> AbstractContextManager[None]:
         """Return a context manager in which these blocks, once there, do not leave."""
 
-    async def write(self, first_block: int, data: bytes) -> None:
-        """Keep whole blocks.
+    def put(self, first_block: int, data: bytes) -> bool:
+        """Take whole blocks, which are there from now on; True: call `flush` before the next."""
+
+    async def flush(self) -> None:
+        """Write what is only in memory where it belongs.
 
         Raises:
-            OSError: the disk refuses.
+            OSError: the disk refuses; what was put is still readable.
         """
 
     def read_nowait(self, offset: int, size_bytes: int) -> bytes | None:
@@ -78,7 +92,7 @@ class Spool(Protocol):
 
 
 class DiskSpool:
-    """Blocks in a sparse file.
+    """Blocks in a sparse file, the newest still in memory until enough is there to be written.
 
     Args:
         path: where the file will be made at the first write.
@@ -96,15 +110,22 @@ class DiskSpool:
         self._size_bytes = size_bytes
         self._threads = threads
         self._present = IntervalSet()
-        self._opening = anyio.Lock()
+        self._pending: dict[int, bytes] = {}  # by block; present, not yet written
+        self._pending_bytes = 0
+        self._writing = anyio.Lock()
         self._closed = False
 
     @property
     def stored_bytes(self) -> int:
-        """How much of the disk it takes, as long as the file is not the disk tier's."""
+        """The blocks, as long as the file is not the disk tier's."""
         return (
             0 if self.placed or self._closed else min(self._present.total * BLOCK_BYTES, self._size_bytes)
         )
+
+    @property
+    def pending(self) -> list[tuple[int, bytes]]:
+        """The blocks that are not written."""
+        return list(self._pending.items())
 
     def missing(self, blocks: Interval) -> list[Interval]:
         """Return the blocks that are not there."""
@@ -115,34 +136,72 @@ class DiskSpool:
         """Do nothing: a file's blocks stay."""
         yield
 
-    async def write(self, first_block: int, data: bytes) -> None:
-        """Write blocks in a thread, then count them as there."""
-        file = await self._open()
-        if file is None:
-            return
-        with file.used() as fd:
-            await self._threads.run(write_at, fd, first_block * BLOCK_BYTES, data)
-        self._present.add(first_block, first_block + block_count(len(data)))
+    def put(self, first_block: int, data: bytes) -> bool:
+        """Keep blocks in memory, readable at once, until a batch of them is written."""
+        for block, piece in split(first_block, data):
+            if self._present.missing(block, block + 1):
+                self._pending[block] = piece
+                self._pending_bytes += len(piece)
+                self._present.add(block, block + 1)
+        return self._pending_bytes >= _BATCH_BYTES
 
-    async def _open(self) -> LocalFile | None:
-        """Return the file, made now if need be; None once the spool is closed."""
-        async with self._opening:
-            if self.file is None and not self._closed:
-                self.file = LocalFile(await self._threads.run(create, self.path))
+    async def flush(self) -> None:
+        """Write the pending blocks in a thread."""
+        async with self._writing:
+            if not self._pending or self._closed:
+                return
+            if self.file is None:
+                file = LocalFile(await self._threads.run(create, self.path))
                 if self._is_closed():  # meanwhile, by somebody who saw no file to remove
-                    self.file.retire()
+                    file.retire()
                     await self._threads.run(unlink_quietly, self.path)
-        return None if self._is_closed() else self.file
+                    return
+                self.file = file
+            batch = sorted(self._pending.items())
+            with self.file.used() as fd:
+                await self._threads.run(_write_blocks, fd, batch)
+            for block, piece in batch:
+                del self._pending[block]
+                self._pending_bytes -= len(piece)
 
     def _is_closed(self) -> bool:
         return self._closed
 
     def read_nowait(self, offset: int, size_bytes: int) -> bytes | None:
-        """Read what is in the page cache; what was just written is."""
-        return None if self.file is None else self.file.read_nowait(offset, size_bytes)
+        """Join pending blocks with what is in the page cache; what was just written is."""
+        if self._is_written(span(offset, size_bytes)):
+            return None if self.file is None else self.file.read_nowait(offset, size_bytes)
+        pieces: list[bytes] = []
+        for block, start, count in block_parts(offset, size_bytes):
+            piece = self._pending_part(block, start, count)
+            if piece is None and self.file is not None:
+                piece = self.file.read_nowait(block * BLOCK_BYTES + start, count)
+            if piece is None:
+                return None
+            pieces.append(piece)
+        return b"".join(pieces)
 
     async def read(self, offset: int, size_bytes: int) -> bytes:
-        """Read in a thread."""
+        """Join pending blocks with what is read in a thread."""
+        if self._is_written(span(offset, size_bytes)):
+            return await self._read_file(offset, size_bytes)
+        pieces: list[bytes] = []
+        for block, start, count in block_parts(offset, size_bytes):
+            # Asked for one by one: a block may be written, and leave memory, at every await.
+            piece = self._pending_part(block, start, count)
+            if piece is None:
+                piece = await self._read_file(block * BLOCK_BYTES + start, count)
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    def _is_written(self, blocks: Interval) -> bool:
+        return not self._pending or not any(block in self._pending for block in range(*blocks))
+
+    def _pending_part(self, block: int, start: int, count: int) -> bytes | None:
+        piece = self._pending.get(block)
+        return None if piece is None else piece[start : start + count]
+
+    async def _read_file(self, offset: int, size_bytes: int) -> bytes:
         if self.file is None:
             raise FileNotFoundError(self.path)
         data = await self.file.read(self._threads, offset, size_bytes)
@@ -152,7 +211,8 @@ class DiskSpool:
 
     async def digest(self) -> str | None:
         """Hash the file in a thread."""
-        if self.file is None or self.missing((0, block_count(self._size_bytes))):
+        await self.flush()
+        if self.file is None or self._pending or self.missing((0, block_count(self._size_bytes))):
             return None
         with self.file.used() as fd:
             return await self._threads.run(sha256_of_file, fd, self._size_bytes)
@@ -169,6 +229,13 @@ class DiskSpool:
 
     def clear(self) -> None:
         """Do nothing: they go with the file."""
+
+
+def _write_blocks(fd: int, batch: list[tuple[int, bytes]]) -> None:
+    """Write sorted blocks, those that follow each other in one go."""
+    for first, last in merge_close(((block, block + 1) for block, _ in batch), 0):
+        pieces = [piece for block, piece in batch if first <= block < last]
+        write_at(fd, first * BLOCK_BYTES, b"".join(pieces))
 
 
 class MemorySpool:
@@ -188,6 +255,11 @@ class MemorySpool:
         self._threads = threads
         self._wanted: list[Interval] = []
         self._held: dict[int, bytes] = {}
+
+    @property
+    def stored_bytes(self) -> int:
+        """Nothing."""
+        return 0
 
     @property
     def window_limit_bytes(self) -> int:
@@ -221,13 +293,16 @@ class MemorySpool:
     def _is_wanted(self, block: int) -> bool:
         return any(start <= block < stop for start, stop in self._wanted)
 
-    async def write(self, first_block: int, data: bytes) -> None:
-        """Keep blocks; never fails."""
-        for index, start in enumerate(range(0, len(data), BLOCK_BYTES), first_block):
-            piece = data[start : start + BLOCK_BYTES]
-            self._memory.put(self._content, index, piece)
-            if self._is_wanted(index):
-                self._held[index] = piece
+    def put(self, first_block: int, data: bytes) -> bool:
+        """Keep blocks in the tier, and those that somebody waits for in any case."""
+        for block, piece in split(first_block, data):
+            self._memory.put(self._content, block, piece)
+            if self._is_wanted(block):
+                self._held[block] = piece
+        return False
+
+    async def flush(self) -> None:
+        """Do nothing: memory is where they belong."""
 
     def read_nowait(self, offset: int, size_bytes: int) -> bytes | None:
         """Join the blocks."""

@@ -104,7 +104,9 @@ class Bucket:
         self, ref: ObjectRef, start: int = 0, stop: int | None = None
     ) -> AsyncIterator[_Download]:
         """As `ObjectStore.get`."""
-        assert 0 <= start < (ref.size_bytes if stop is None else stop) <= ref.size_bytes, "never ask for less"
+        assert 0 <= start < (ref.size_bytes if stop is None else stop) <= ref.size_bytes, (
+            "never ask for less"
+        )
         self.requests.append(Request(ref.key, start, stop))
         fault = self.faults.pop(0) if self.faults else self.decide()
         self.running += 1
@@ -119,7 +121,7 @@ class Bucket:
             ranged = self.honours_ranges and (start > 0 or stop is not None)
             if not ranged:
                 start, stop = 0, None
-            yield _Download(self, data, start, len(data) if stop is None else stop, ranged, fault)
+            yield _Download(self, data, (start, len(data) if stop is None else stop), fault, ranged=ranged)
         finally:
             self.running -= 1
 
@@ -137,12 +139,11 @@ class Bucket:
 
 class _Download:
     def __init__(
-        self, bucket: Bucket, data: bytes, start: int, stop: int, ranged: bool, fault: Fault
+        self, bucket: Bucket, data: bytes, span: tuple[int, int], fault: Fault, *, ranged: bool
     ) -> None:
         self._bucket = bucket
         self._data = data
-        self.start = start
-        self._stop = stop
+        self.start, self._stop = span
         self.ranged = ranged
         self._fault = fault
 
@@ -167,10 +168,10 @@ class _Download:
 class Site:
     """One cache directory and one bucket; the store over them is opened as often as a test restarts."""
 
-    def __init__(self, directory: Path, **limits: float) -> None:
+    def __init__(self, directory: Path, limits: CacheLimits | None = None) -> None:
         self.directory = directory
         self.bucket = Bucket()
-        self.limits = CacheLimits(**limits)  # type: ignore[arg-type] - whole numbers where they must be
+        self.limits = limits or CacheLimits()
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[ContentStore]:
