@@ -35,7 +35,6 @@ SAMPLES_TIMEOUT_S: Final = 60.0
 _STOP_MARGIN_S: Final = 15.0
 """Beyond the daemon's own drain deadline, for unmounting and closing its index."""
 _POLL_S: Final = 0.05
-_SHOWN_LINES: Final = 3
 
 
 async def run_dev(
@@ -157,8 +156,11 @@ async def _wait_mounted(mount: Path, daemon: Process, log: Path) -> None:
 
 
 def _mount_obituary(status: int, log: Path) -> str:
-    said = " | ".join(last_lines(log, _SHOWN_LINES))
-    return f"the mount ended (exit status {status}): {said or 'no output'}. Log: {log}"
+    """Return why the mount ended: its own last words, which it makes one line for people."""
+    lines = last_lines(log, 1)
+    if lines and lines[0].startswith("exaifs: "):
+        return lines[0].removeprefix("exaifs: ")
+    return f"the mount ended unexpectedly (exit status {status}). Its log: {log}"
 
 
 async def _write_samples_once(state_dir: Path, mount: Path) -> None:

@@ -27,7 +27,7 @@ from exaifs.embedded.project import LOOPBACK, Project, choose_port
 from exaifs.errors import EmbeddedError, RemoteError
 from exaifs.remote.probe import Probe, open_probe
 
-START_TIMEOUT_S: Final = 60.0
+START_TIMEOUT_S: Final = 120.0
 """A warm start takes one second; a cold, busy machine needs more."""
 MIGRATE_TIMEOUT_S: Final = 180.0
 _POLL_S: Final = 0.05
