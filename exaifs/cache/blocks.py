@@ -252,7 +252,7 @@ class Assembler:
     @property
     def ready(self) -> Interval:
         """The blocks that `take` would return."""
-        first = self._position // BLOCK_BYTES
+        first = block_count(self._position)  # behind a short last block, too
         if self.missing_bytes <= 0:
             return first, block_count(self._stop)
         return first, first + len(self._pending) // BLOCK_BYTES
@@ -263,8 +263,8 @@ class Assembler:
 
     def take(self) -> bytes:
         """Remove and return the bytes of the blocks that are `ready`."""
-        first, last = self.ready
-        count = min(last * BLOCK_BYTES, self._stop) - first * BLOCK_BYTES
+        _, last = self.ready
+        count = max(0, min(last * BLOCK_BYTES, self._stop) - self._position)
         data = bytes(memoryview(self._pending)[:count])
         del self._pending[:count]
         self._position += count
