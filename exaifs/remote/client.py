@@ -17,8 +17,7 @@ async def open_remote(config: Config) -> AsyncIterator[Remote]:
     """Open the bucket that the configuration names; nothing is sent before the first call.
 
     Raises:
-        ConfigError: no server or key is named.
-        Unauthorized: the key cannot be one.
+        ConfigError: no server or key is named, or the key cannot be one.
     """
     async with open_session(config) as session:
         yield remote_of(session, config.bucket)

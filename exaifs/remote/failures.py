@@ -104,17 +104,18 @@ def _retry_after_s(response: httpx.Response) -> float | None:
 
 def storage_error(what: str, failure: Failure) -> ExaifsError:
     """Return the error for an answer of the storage server, or of a gateway before it."""
+    text = f"{what}: {failure}"
+    # Checked first: a gateway that refuses a large body says so with a page of its own.
+    if failure.status == httpx.codes.REQUEST_ENTITY_TOO_LARGE:
+        return FileTooLarge(f"{text}: over the size limit of the bucket or the project")
     general = _general_error(what, failure)
     if general is not None:
         return general
-    text = f"{what}: {failure}"
     match failure.status:
         case httpx.codes.NOT_FOUND:
             return _storage_not_found(text, failure)
         case httpx.codes.CONFLICT:
             return Exists(text)
-        case httpx.codes.REQUEST_ENTITY_TOO_LARGE:
-            return FileTooLarge(f"{text}: over the size limit of the bucket or the project")
         case httpx.codes.PAYMENT_REQUIRED | httpx.codes.INSUFFICIENT_STORAGE:
             return NoSpace(f"{text}: a quota of the project is used up, see Billing in the dashboard")
         case _:
