@@ -13,6 +13,12 @@ pytestmark = [pytest.mark.anyio, pytest.mark.embedded]
 
 
 class EmbeddedFixture:
+    """One event loop is enough here: HTTP under both is what `test_broken_servers` runs."""
+
+    @pytest.fixture
+    def anyio_backend(self) -> str:
+        return "trio"
+
     @pytest.fixture
     def world(self, embedded_world: HttpWorld) -> World:
         return embedded_world
