@@ -34,6 +34,8 @@ MOUNT_TIMEOUT_S: Final = 60.0
 SAMPLES_TIMEOUT_S: Final = 60.0
 _STOP_MARGIN_S: Final = 15.0
 """Beyond the daemon's own drain deadline, for unmounting and closing its index."""
+_LAST_WORDS_S: Final = 2.0
+"""How long a daemon that fails may take to end and say why."""
 _POLL_S: Final = 0.05
 
 
@@ -56,7 +58,9 @@ async def run_dev(
     if mount is not None:
         await anyio.to_thread.run_sync(_check_mountpoint, mount)
     work = partial(_dev, state_dir, port, env_file, mount, samples=samples)
-    return await until_stopped(work, on_stop=partial(_say_stopping, mounted=mount is not None))
+    code = await until_stopped(work, on_stop=partial(_say_stopping, mounted=mount is not None))
+    _say(f"Stopped. Everything is kept in {state_dir} for the next run.")
+    return code
 
 
 async def _dev(
@@ -69,7 +73,7 @@ async def _dev(
             raise EmbeddedError(await server.wait_ended())
         async with _mounted(server, mount) as daemon:
             if samples:
-                await _write_samples_once(state_dir, mount)
+                await _write_samples_once(server, daemon, mount)
             _show_status(server, env_file, mount)
             return await _watch(server, daemon)
 
@@ -163,19 +167,22 @@ def _mount_obituary(status: int, log: Path) -> str:
     return f"the mount ended unexpectedly (exit status {status}). Its log: {log}"
 
 
-async def _write_samples_once(state_dir: Path, mount: Path) -> None:
+async def _write_samples_once(server: EmbeddedServer, daemon: Process, mount: Path) -> None:
     """Put the sample files in through the mount, unless an earlier run did: deleted ones stay deleted."""
-    done = state_dir / "samples.done"
+    done = server.state_dir / "samples.done"
     if done.exists():
         return
+    log = server.state_dir / "mount.log"
     with step("Putting in a few sample files"):
         try:
             with anyio.fail_after(SAMPLES_TIMEOUT_S):
                 await anyio.to_thread.run_sync(write_samples, mount, abandon_on_cancel=True)
         except OSError as exc:
+            with anyio.move_on_after(_LAST_WORDS_S):
+                raise MountError(_mount_obituary(await daemon.wait(), log)) from exc
             raise EmbeddedError(
                 f"the sample files could not be written through the mount: {exc.strerror or 'too slow'}. "
-                f"See {state_dir / 'mount.log'}"
+                f"Its log: {log}"
             ) from exc
     done.touch(mode=0o600)
 
@@ -219,8 +226,7 @@ def _show_status(server: EmbeddedServer, env_file: Path | None, mount: Path | No
     rows.append(("Stop", "Ctrl-C" + (": sends what is left, unmounts, stops everything" if mount else "")))
     _say("")
     for label, text in rows:
-        line = Text(f"  {label:<10}", style="bold green")
-        _console().print(line.append(text, style="default"), soft_wrap=True)
+        _console().print(Text.assemble((f"  {label:<10}", "bold green"), text), soft_wrap=True)
     _say("")
 
 
