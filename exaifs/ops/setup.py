@@ -72,6 +72,7 @@ def apply_schema(database_url: str, say: Say) -> None:
                 else None
             )
         )
+        _check_is_supabase(connection, target)
         before = _applied(connection)
         for migration in migrations():
             _apply(connection, migration.name, migration.sql)
@@ -145,6 +146,17 @@ def _without_password(text: str, database_url: str) -> str:
         if secret:
             text = text.replace(secret, "[redacted]")
     return text
+
+
+def _check_is_supabase(connection: psycopg.Connection[Any], target: Target) -> None:
+    row = connection.execute(
+        "SELECT to_regrole('service_role') IS NOT NULL AND to_regclass('storage.objects') IS NOT NULL"
+    ).fetchone()
+    if row is None or not row[0]:
+        raise ConfigError(
+            f"the database at {target.host} is not that of a Supabase project (no role service_role, or no "
+            f"Storage). {WHERE_IS_THE_URL}"
+        )
 
 
 def _applied(connection: psycopg.Connection[Any]) -> set[int]:

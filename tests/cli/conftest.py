@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from typing import Any
 
 import anyio
 import httpx
+import psycopg
 import pytest
 
 from exaifs.embedded.install import cli_script, install
@@ -26,6 +29,8 @@ from tests.conftest import LITE_DIR
 from tests.support.mounts import wait_until
 
 JWT_SECRET = "only-for-these-tests-0123456789-abcdefghijklm"
+POSTGRES_PASSWORD = "a-pass-word-of-these-tests"
+STORAGE_SCHEMA = Path(__file__).parent.parent / "support" / "storage_schema.sql"
 CONFIG = """\
 [api]
 port = {port}
@@ -152,3 +157,64 @@ def stranger() -> Iterator[Stranger]:
     """Servers that are not Supabase."""
     with contextlib.ExitStack() as stack:
         yield Stranger(stack)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """Run a PostgreSQL of its own; yield its URL, without the name of a database at the end."""
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if not programs:
+        pytest.skip("PostgreSQL is not installed (Debian's package postgresql)")
+    # It refuses to run as root, and pytest's own directory is closed to every other user.
+    become = (
+        ("setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups") if os.geteuid() == 0 else ()
+    )
+    with tempfile.TemporaryDirectory(prefix="exaifs-postgres-", ignore_cleanup_errors=True) as name:
+        directory, bin_dir, port = Path(name), programs[-1].parent, free_port()
+        if become:
+            shutil.chown(directory, "postgres")
+        password = directory / "password"
+        password.write_text(POSTGRES_PASSWORD)
+        password.chmod(0o644)
+        place = [*become, str(bin_dir / "initdb"), "-D", f"{directory}/data", "-U", "postgres", "--no-sync"]
+        _run([*place, "-A", "scram-sha-256", f"--pwfile={password}", "--encoding=UTF8", "--locale=C"])
+        control = [
+            *become,
+            str(bin_dir / "pg_ctl"),
+            "-D",
+            f"{directory}/data",
+            "-l",
+            f"{directory}/log",
+            "-w",
+        ]
+        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={name} -c fsync=off"
+        _run([*control, "-o", options, "start"])
+        try:
+            yield f"postgresql://postgres:{POSTGRES_PASSWORD}@127.0.0.1:{port}"
+        finally:
+            _run([*control, "-m", "immediate", "stop"])
+
+
+def _run(command: list[str]) -> None:
+    subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        timeout=60,
+        check=True,
+    )
+
+
+@pytest.fixture
+def storage_database(postgres_server: str) -> Iterator[str]:
+    """Make a database with the tables of Supabase's storage server; yield its URL."""
+    name = "exaifs_storage"
+    with psycopg.connect(f"{postgres_server}/postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+        try:
+            with psycopg.connect(f"{postgres_server}/{name}", autocommit=True) as storage:
+                storage.execute(STORAGE_SCHEMA.read_bytes())
+            yield f"{postgres_server}/{name}"
+        finally:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
