@@ -1,7 +1,5 @@
-"""Supabase: the bytes of a bucket and their rows, behind the two protocols of `interface`."""
+"""Supabase: the bytes of a bucket and their rows, behind the two protocols of `interface`.
 
-from exaifs.remote.bodies import BytesBody, FileBody
-from exaifs.remote.client import open_remote, remote_of
-from exaifs.remote.session import Session, open_session
-
-__all__ = ["BytesBody", "FileBody", "Session", "open_remote", "open_session", "remote_of"]
+`client.open_remote` is the way in. Nothing is imported here: commands that talk to no server, and those
+that explain a broken installation, must not need the libraries that do.
+"""

@@ -7,8 +7,8 @@ Range, whether its ETags are those in the table) is learned from its answers.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 
 import anyio
@@ -20,12 +20,14 @@ from exaifs.errors import (
     Busy,
     Exists,
     IntegrityError,
+    NameTooLong,
     NotFound,
     Rejected,
     Stale,
     Unreachable,
 )
 from exaifs.model import ObjectRecord, ObjectRef
+from exaifs.names import MAX_NAME_BYTES
 from exaifs.remote.download import EmptyDownload, Extent, HttpDownload, extent_of, has_etag_of
 from exaifs.remote.failures import failure_of, storage_error, translated
 from exaifs.remote.interface import Body, Download, Upload
@@ -58,7 +60,8 @@ class SupabaseBucket:
         """See `interface.ObjectStore`."""
         headers = upload_headers(body.size_bytes, upload)
         async with self._session.transfers:
-            await self._session.retry.run("PUT", lambda: self._put_once(key, body, headers))
+            with _long_names_explained(key):
+                await self._session.retry.run("PUT", lambda: self._put_once(key, body, headers))
 
     async def _put_once(self, key: str, body: Body, headers: dict[str, str]) -> None:
         request = self._session.http.build_request(
@@ -164,7 +167,8 @@ class SupabaseBucket:
 
     async def copy(self, source: str, target: str) -> None:
         """See `interface.ObjectStore`."""
-        await self._session.retry.run("copy", lambda: self._copy_once(source, target))
+        with _long_names_explained(target):
+            await self._session.retry.run("copy", lambda: self._copy_once(source, target))
 
     async def _copy_once(self, source: str, target: str) -> None:
         try:
@@ -190,7 +194,8 @@ class SupabaseBucket:
                 lost = True
                 raise
 
-        await self._session.retry.run("move", attempt)
+        with _long_names_explained(target):
+            await self._session.retry.run("move", attempt)
 
     async def _settle_move(self, source: str, target: str, *, lost: bool) -> None:
         """Find out what a refused move means.
@@ -280,6 +285,21 @@ class SupabaseBucket:
 
     def _object_url(self, key: str) -> str:
         return self._session.storage_url(f"object/{quote_key(self._bucket)}/{quote_key(key)}")
+
+
+@contextmanager
+def _long_names_explained(key: str) -> Iterator[None]:
+    """Say what is wrong where a server keeps key components as file names and fails without a reason."""
+    try:
+        yield
+    except Busy as exc:
+        longest = max(len(component) for component in key.split("/"))
+        if longest <= MAX_NAME_BYTES:
+            raise
+        raise NameTooLong(
+            f"{key}: a component of the key has {longest} bytes, and this storage server takes no more "
+            f"than {MAX_NAME_BYTES}"
+        ) from exc
 
 
 class _BodyStream(httpx.AsyncByteStream):

@@ -43,7 +43,7 @@ class Session:
     auth_headers: Mapping[str, str]
     retry: RetryPolicy
     timeout_s: float
-    transfers: anyio.CapacityLimiter
+    transfers: anyio.Semaphore
 
     @property
     def slow_timeout_s(self) -> float:
@@ -163,7 +163,7 @@ async def open_session(config: Config) -> AsyncIterator[Session]:
             auth_headers={"apikey": key, "authorization": f"Bearer {key}"},
             retry=RetryPolicy(total_s=2 * timeout_s),
             timeout_s=timeout_s,
-            transfers=anyio.CapacityLimiter(_TRANSFERS),
+            transfers=anyio.Semaphore(_TRANSFERS),
         )
 
 

@@ -31,10 +31,11 @@ from exaifs.errors import (
     Unreachable,
 )
 from exaifs.model import ObjectRef
-from exaifs.remote import FileBody, open_session, remote_of
-from exaifs.remote.bodies import BytesBody
+from exaifs.remote.bodies import BytesBody, FileBody
+from exaifs.remote.client import remote_of
 from exaifs.remote.interface import Remote
 from exaifs.remote.retry import RetryPolicy
+from exaifs.remote.session import open_session
 from tests.support.nonsense import NonsenseServer, Reply, Request, chunked, nonsense_server, reply
 from tests.support.world import read, upload_of
 

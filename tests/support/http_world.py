@@ -12,7 +12,7 @@ import pytest
 from pydantic import SecretStr
 
 from exaifs.config import Config
-from exaifs.remote import open_remote
+from exaifs.remote.client import open_remote
 from exaifs.remote.interface import Remote
 from exaifs.remote.wire import quote_key
 from tests.support.world import BadKey
