@@ -23,10 +23,9 @@ from exaifs.cache.directory import locked_directory
 from exaifs.config import Config
 from exaifs.errors import MountError, RemoteError, Unreachable
 from exaifs.fs.filesystem import FileSystem
-from exaifs.fuse import invalidate
 from exaifs.fuse.operations import Operations
 from exaifs.fuse.session import Session, mounted
-from exaifs.remote import open_remote
+from exaifs.remote.client import open_remote
 from exaifs.remote.interface import Hello, Remote
 from exaifs.systemd import notify
 
@@ -174,12 +173,12 @@ async def _serve(
         await nursery.start(fs.run)
         async with mounted(
             Operations(fs),
+            fs.invalidations,
             path,
             bucket=config.bucket,
             read_only=config.read_only,
             allow_other=config.allow_other,
         ) as session:
-            await nursery.start(invalidate.run, fs.invalidations)
             state = "online" if online else "offline"
             notify("READY=1", f"STATUS=serving {config.bucket} at {path} ({state})")
             ready()

@@ -1,49 +1,90 @@
-"""Tells the kernel what to forget, as other hosts change the bucket.
+"""Tells the kernel to forget names and attributes that another host has changed.
 
-In threads of their own, never inside a handler: the kernel may make such a call wait for a request that
-is being answered.
+A notice waits in the kernel for the lock of the directory, which whoever works in that directory holds
+until we have answered. So notices are sent from threads, never by a handler or by the event loop itself,
+and sending ends before serving does.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from functools import partial
+import threading
 
 import pyfuse3
 import structlog
 import trio
 
-from exaifs.fs.invalidation import Invalidations, StaleName
+from exaifs.fs.invalidation import Invalidation, Invalidations, StaleName
 
 _log = structlog.get_logger(__name__)
 
-_WORKERS = 4
-"""One slow directory must not hold up the news of the others."""
-
-_UNKNOWN = {errno.ENOENT, errno.ENOTDIR, errno.ENOTCONN, errno.EBADF}
-"""The kernel does not hold it, or the mount is ending: nothing to forget."""
+_THREADS = 4
+"""At once, so that one directory at work does not delay the news about the others."""
 
 
-async def run(
-    invalidations: Invalidations, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-) -> None:
-    """Pass invalidations on until cancelled."""
-    async with trio.open_nursery() as nursery:
-        for _ in range(_WORKERS):
-            nursery.start_soon(_work, invalidations)
-        task_status.started()
+class KernelCache:
+    """Passes on what `fs` has queued.
 
+    Args:
+        invalidations: what has become stale.
+    """
 
-async def _work(invalidations: Invalidations) -> None:
-    while True:
-        stale = await invalidations.take()
-        if isinstance(stale, StaleName):
-            forget = partial(pyfuse3.invalidate_entry, stale.parent, os.fsencode(stale.name))
-        else:
-            forget = partial(pyfuse3.invalidate_inode, stale.ino, attr_only=True)
+    def __init__(self, invalidations: Invalidations) -> None:
+        self._invalidations = invalidations
+        self._free = trio.Semaphore(_THREADS)
+        self._taking = trio.CancelScope()
+        self._stopped = trio.Event()
+        self._lock = threading.Lock()
+        """Guards `_sending`, which threads change."""
+        self._sending = 0
+
+    @property
+    def sending(self) -> int:
+        """Notices that are in the kernel; while there are any, pyfuse3's session must not be closed."""
+        with self._lock:
+            return self._sending
+
+    async def run(self) -> None:
+        """Pass notices on until `stop`. Cancelling leaves threads behind that are still in the kernel."""
+        async with trio.open_nursery() as nursery:
+            with self._taking:
+                while True:
+                    invalidation = await self._invalidations.take()
+                    await self._free.acquire()
+                    nursery.start_soon(self._send, invalidation)
+        self._stopped.set()
+
+    async def stop(self) -> None:
+        """Take no more, and return when the last one has come back from the kernel."""
+        self._taking.cancel()
+        await self._stopped.wait()
+
+    async def _send(self, invalidation: Invalidation) -> None:
         try:
-            await trio.to_thread.run_sync(forget, abandon_on_cancel=True)
-        except OSError as exc:
-            if exc.errno not in _UNKNOWN:
-                _log.warning("the kernel did not take an invalidation", reason=str(exc), what=repr(stale))
+            await trio.lowlevel.checkpoint()
+            with self._lock:
+                self._sending += 1
+            await trio.to_thread.run_sync(self._notify, invalidation, abandon_on_cancel=True)
+        finally:
+            self._free.release()
+
+    def _notify(self, invalidation: Invalidation) -> None:
+        try:
+            _notify(invalidation)
+        finally:
+            with self._lock:
+                self._sending -= 1
+
+
+def _notify(invalidation: Invalidation) -> None:
+    try:
+        if isinstance(invalidation, StaleName):
+            pyfuse3.invalidate_entry(invalidation.parent, os.fsencode(invalidation.name))
+        else:
+            # Pages stay: other content comes with another inode.
+            pyfuse3.invalidate_inode(invalidation.ino, attr_only=True)
+    except OSError as exc:
+        # What the kernel does not hold, it need not forget.
+        if exc.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENOTCONN, errno.ENODEV):
+            _log.warning("the kernel could not be told of a change", reason=str(exc))

@@ -22,6 +22,8 @@ import trio
 
 from exaifs import mountpoint as mountpoints
 from exaifs.errors import MountError
+from exaifs.fs.invalidation import Invalidations
+from exaifs.fuse.invalidate import KernelCache
 from exaifs.fuse.operations import Operations
 
 _log = structlog.get_logger(__name__)
@@ -49,10 +51,12 @@ class Session:
 
     Args:
         mountpoint: as the mount table spells it.
+        kernel_cache: stopped before the mount is.
     """
 
-    def __init__(self, mountpoint: Path) -> None:
+    def __init__(self, mountpoint: Path, kernel_cache: KernelCache) -> None:
         self.mountpoint = mountpoint
+        self._kernel_cache = kernel_cache
         self._ended = trio.Event()
         self._device = ""
 
@@ -80,6 +84,9 @@ class Session:
 
     async def _unmount(self) -> None:
         """Take the mount out of the tree while requests are still answered, then end the loop."""
+        with trio.move_on_after(_HANDLER_GRACE_S):
+            # While requests are answered: a notice may wait for one of them.
+            await self._kernel_cache.stop()
         if not self._ended.is_set():
             await self._detach()
             with trio.move_on_after(_HANDLER_GRACE_S) as scope:
@@ -110,12 +117,19 @@ class Session:
 
 @asynccontextmanager
 async def mounted(
-    operations: Operations, mountpoint: Path, *, bucket: str, read_only: bool, allow_other: bool
+    operations: Operations,
+    invalidations: Invalidations,
+    mountpoint: Path,
+    *,
+    bucket: str,
+    read_only: bool,
+    allow_other: bool,
 ) -> AsyncIterator[Session]:
     """Mount, serve while the body runs, and unmount if the body ends without an error.
 
     Args:
         operations: the handlers.
+        invalidations: what the kernel must forget.
         mountpoint: a directory that `exaifs.mountpoint.check` has accepted.
         bucket: shown as the mounted device.
         read_only: let the kernel refuse every change.
@@ -128,7 +142,8 @@ async def mounted(
     options = _options(bucket=bucket, read_only=read_only, allow_other=allow_other)
     logging.getLogger("pyfuse3").addFilter(_is_news)
     _init(operations, path, options)
-    session = Session(path)
+    kernel_cache = KernelCache(invalidations)
+    session = Session(path, kernel_cache)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(session._serve)  # noqa: SLF001 - this function is the class's other half
@@ -137,17 +152,20 @@ async def mounted(
             if scope.cancelled_caught:
                 raise MountError(f"the kernel did not greet the mount within {_START_DEADLINE_S:.0f} s")
             session._greeted()  # noqa: SLF001 - as above
+            nursery.start_soon(kernel_cache.run)
             yield session
             with trio.move_on_after(_UNMOUNT_DEADLINE_S, shield=True):
                 await session._unmount()  # noqa: SLF001 - as above
             nursery.cancel_scope.cancel()
     finally:
-        # Closes the device: from here on the mount, if it is still there, answers ENOTCONN.
-        pyfuse3.close(unmount=False)
+        # Closes the device: from here on the mount, if it is still there, answers ENOTCONN. The end of
+        # the process does the same where a thread still needs the session.
+        if not kernel_cache.sending:
+            pyfuse3.close(unmount=False)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Drop what pyfuse3 reports as an error when the kernel has withdrawn a request, as any unmount does."""
+    """Drop what pyfuse3 calls an error when the kernel has withdrawn a request, as any unmount does."""
     return not record.getMessage().endswith(f"fuse_reply_* failed with {os.strerror(errno.ENOENT)}")
 
 

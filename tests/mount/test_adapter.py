@@ -146,6 +146,32 @@ def test_names_that_are_not_utf8(memory_mount: MountedDaemon) -> None:
     assert [os.fsencode(name) for name in found] == [odd]
 
 
+def test_changes_by_another_host(memory_mount: MountedDaemon) -> None:
+    """The kernel forgets names and attributes when told, long before they expire (promise 4)."""
+    mount = memory_mount
+    mount.sh("touch a b c; stat a b c >/dev/null")
+    path = mount.path
+    within(10, lambda: os.setxattr(path / "c", "user.another-host", b"rm a"))
+    wait_until(lambda: not within(10, (path / "a").exists), 10, "the name is gone")
+    within(10, lambda: os.setxattr(path / "c", "user.another-host", b"chmod b"))
+    wait_until(lambda: within(10, (path / "b").stat).st_mode & 0o777 == 0o600, 10, "the mode is new")
+
+
+def test_changes_the_kernel_never_saw(memory_mount: MountedDaemon) -> None:
+    """Telling the kernel of names it does not hold is no error; many at once keep the mount responsive."""
+    mount = memory_mount
+    mount.sh("touch $(seq 300)")
+    mount.drop_kernel_caches()
+    path = mount.path
+
+    def remove_all() -> None:
+        for number in range(2, 301):
+            os.setxattr(path / "1", "user.another-host", b"rm %d" % number)
+
+    within(30, remove_all)
+    assert mount.sh("ls") == "1\n"
+
+
 def test_statfs(memory_mount: MountedDaemon) -> None:
     """Df and programs that check for room get figures."""
     status = within(10, lambda: os.statvfs(memory_mount.path))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from exaifs import mountpoint as mountpoints
 from exaifs.processes import holders
 from tests.mount.conftest import StoredBytes, exaifs, exaifs_mount
 from tests.support.gate import Gate
@@ -52,7 +53,7 @@ def test_a_crash_while_reading(mount: MountedDaemon, tmp_path: Path) -> None:
     reader = within(30, lambda: os.open(mount.path / "big", os.O_RDONLY))
     assert len(within(30, lambda: os.read(reader, 4096))) == 4096
     mount.kill9()
-    with pytest.raises(OSError, match="not connected|aborted"):
+    with pytest.raises(OSError, match=r"not connected|aborted"):
         within(30, lambda: [os.pread(reader, MIB, offset * MIB) for offset in range(20)])
     with pytest.raises(OSError, match="not connected"):
         os.close(reader)
@@ -209,6 +210,36 @@ def test_settings_that_will_not_do(
     key = change.get("SUPABASE_SERVICE_ROLE_KEY") or mount_environment["SUPABASE_SERVICE_ROLE_KEY"]
     assert key not in output
     assert MountedDaemon([], path, environment={}, log_path=tmp_path / "log").mount is None
+
+
+def test_a_full_cache_disk(mount_environment: dict[str, str], tmp_path: Path) -> None:
+    """A cache directory without room is refused before anything is mounted."""
+    cache = tmp_path / "cache"
+    for directory in (cache, tmp_path / "mnt"):
+        directory.mkdir()
+    small = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(cache)]
+    if subprocess.run(small, check=False, capture_output=True).returncode != 0:
+        pytest.skip("ONLY ROOT CAN MAKE A FULL DISK")
+    try:
+        code, output = exaifs(mount_environment, "mount", str(tmp_path / "mnt"))
+    finally:
+        mountpoints.detach(cache, lazy=True)
+    assert (code, "is full (4 MiB free)" in output, "FILE_CACHE_DIR" in output) == (4, True, True), output
+
+
+def test_another_host(mount: MountedDaemon, mount_environment: dict[str, str], tmp_path: Path) -> None:
+    """Another host's new, changed and deleted files show up in time, kernel caches included (promise 4)."""
+    other = {**mount_environment, "FILE_CACHE_DIR": str(tmp_path / "other-cache")}
+    (tmp_path / "other").mkdir()
+    with exaifs_mount(other, tmp_path / "other") as writer:
+        writer.sh("echo one > a; echo one > b; mkdir d")
+        wait_until(lambda: mount.sh("ls -A") == "a\nb\nd\n", 10, "new names")
+        mount.sh("cat a b; stat a b d >/dev/null; stat c 2>/dev/null", check=False)
+        writer.sh("echo two, longer > a; rm b; rmdir d; echo new > c")
+        wait_until(lambda: mount.sh("cat a") == "two, longer\n", 10, "new content")
+        wait_until(
+            lambda: mount.sh("ls -A; cat c", check=False) == "a\nc\nnew\n", 10, "names are up to date"
+        )
 
 
 def test_one_daemon_for_a_cache_directory(

@@ -6,6 +6,7 @@ It counts the kernel's lookups exactly, fails where it is told to, and keeps not
 from __future__ import annotations
 
 import errno
+import math
 import os
 import stat
 import time
@@ -25,6 +26,7 @@ from exaifs.errors import (
     Stale,
     Unreachable,
 )
+from exaifs.fs.invalidation import Invalidation, StaleAttributes, StaleName
 from exaifs.model import ROOT_INO, AttributeChange, Attributes, Caller, Handle, Ino
 
 
@@ -65,7 +67,8 @@ class _Node:
 class MemFileSystem:
     """Plays `FileSystem`, `Namespace`, `Files` and `Xattrs` at once.
 
-    A file named `raise-ERROR` raises that kind of error when it is read; a lookup of it works.
+    A file whose content is `raise KIND` raises that kind of error when it is read. Setting the attribute
+    `user.another-host` of any file plays another host, see `_another_host`.
 
     Args:
         report: a file that receives the lookup counts that are not zero, after each forget.
@@ -81,7 +84,8 @@ class MemFileSystem:
         self._handles: dict[Handle, Ino] = {}
         self._listings: dict[Handle, list[MemEntry]] = {}
         self._nodes: dict[Ino, _Node] = {ROOT_INO: _Node(self._attributes(ROOT_INO, stat.S_IFDIR | 0o755))}
-        self.dirty = 0
+        self.invalidations = self
+        self._stale, self._next_stale = trio.open_memory_channel[Invalidation](math.inf)
 
     def _attributes(self, ino: Ino, mode: int) -> Attributes:
         now = time.time_ns()
@@ -133,6 +137,22 @@ class MemFileSystem:
     async def drain(self, deadline_s: float) -> int:
         assert deadline_s >= 0
         return 0
+
+    # --- Invalidations
+
+    async def take(self) -> Invalidation:
+        return await self._next_stale.receive()
+
+    def _another_host(self, command: bytes) -> None:
+        """Change a name or an inode as if another host had: `rm NAME` or `chmod NAME`, in the root."""
+        verb, name = command.decode().split()
+        node = self._child(ROOT_INO, name)
+        if verb == "rm":
+            del self._node(ROOT_INO).children[name]
+            self._stale.send_nowait(StaleName(ROOT_INO, name))
+        else:
+            node.attributes = replace(node.attributes, mode=stat.S_IFREG | 0o600)
+            self._stale.send_nowait(StaleAttributes(node.attributes.ino))
 
     # --- Namespace
 
@@ -294,6 +314,9 @@ class MemFileSystem:
         return list(self._node(ino).xattrs)
 
     async def set(self, ino: Ino, name: bytes, value: bytes) -> None:
+        if name == b"user.another-host":
+            self._another_host(value)
+            return
         self._node(ino).xattrs[name] = value
 
     async def remove(self, ino: Ino, name: bytes) -> None:

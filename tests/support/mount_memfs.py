@@ -23,7 +23,12 @@ async def _main(directory: Path, report: Path | None) -> None:
     operations = Operations(fs)
     with trio.open_signal_receiver(signal.SIGTERM) as signals:
         async with mounted(
-            operations, directory, bucket="memory", read_only="--ro" in sys.argv, allow_other=False
+            operations,
+            fs.invalidations,
+            directory,
+            bucket="memory",
+            read_only="--ro" in sys.argv,
+            allow_other=False,
         ) as session:
             _log.info("mounted")
             async with trio.open_nursery() as nursery:
