@@ -185,12 +185,17 @@ def _options(*, bucket: str, read_only: bool, allow_other: bool) -> set[str]:
 def _init(operations: Operations, path: Path, options: set[str]) -> None:
     """Mount; libfuse tells the reason of a failure only to standard error, so that is read."""
     with _captured_stderr() as captured:
+        failure: RuntimeError | None = None
         try:
             pyfuse3.init(operations, str(path), options)
         except RuntimeError as exc:
-            captured.seek(0)
-            reason = captured.read().decode("utf-8", "replace").strip().replace("\n", "; ") or str(exc)
-            raise MountError(f"cannot mount on {path}: {reason}") from exc
+            failure = exc
+        captured.seek(0)
+        said = captured.read().decode("utf-8", "replace").strip().replace("\n", "; ")
+    if failure is not None:
+        raise MountError(f"cannot mount on {path}: {said or failure}") from failure
+    if said:
+        _log.warning("libfuse has something to say", text=said)
 
 
 @contextmanager

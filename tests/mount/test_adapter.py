@@ -237,6 +237,15 @@ def test_a_crash_leaves_the_mountpoint_failing(memory_mount: MountedDaemon) -> N
     assert mount.sh("ls -A") == ""
 
 
+def test_a_failing_background_task_leaves_the_mountpoint_failing(memory_mount: MountedDaemon) -> None:
+    """A daemon that dies of an exception does not unmount: ENOTCONN, never an empty directory."""
+    mount = memory_mount
+    mount.expected.add("uncaught exception")
+    mount.sh("touch a; setfattr -n user.another-host -v 'crash it' a")
+    assert mount.wait(20) == 1
+    assert _errno(mount, lambda: list(mount.path.iterdir())) == "ENOTCONN"
+
+
 def test_an_aborted_connection_is_no_clean_end(memory_mount: MountedDaemon) -> None:
     """When the kernel cuts the connection the daemon fails; the mountpoint stays, and does not answer."""
     mount = memory_mount

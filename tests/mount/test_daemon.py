@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -240,6 +241,27 @@ def test_another_host(mount: MountedDaemon, mount_environment: dict[str, str], t
         wait_until(
             lambda: mount.sh("ls -A; cat c", check=False) == "a\nc\nnew\n", 10, "names are up to date"
         )
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_other_users(mount_environment: dict[str, str], *, allowed: bool) -> None:
+    """Only --allow-other lets other users in, and then permission bits count as on any disk."""
+    if os.geteuid() != 0:
+        pytest.skip("ONLY ROOT CAN ACT AS ANOTHER USER")
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        place.chmod(0o755)
+        mount = exaifs_mount(mount_environment, place, *(["--allow-other"] if allowed else []))
+        with mount:
+            mount.sh("umask 022; echo public > public; (umask 077; echo secret > private)")
+            as_nobody = f"setpriv --reuid 65534 --regid 65534 --clear-groups bash -c 'cat {mount.path}/$0'"
+            found = [
+                subprocess.run(
+                    ["bash", "-c", f"{as_nobody} {file}"], capture_output=True, timeout=30, check=False
+                ).stdout
+                for file in ("public", "private")
+            ]
+    assert found == [b"public\n" if allowed else b"", b""]
 
 
 def test_one_daemon_for_a_cache_directory(

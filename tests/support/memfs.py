@@ -144,8 +144,14 @@ class MemFileSystem:
         return await self._next_stale.receive()
 
     def _another_host(self, command: bytes) -> None:
-        """Change a name or an inode as if another host had: `rm NAME` or `chmod NAME`, in the root."""
+        """Change a name or an inode as if another host had: `rm NAME` or `chmod NAME`, in the root.
+
+        `crash it` makes a background task fail.
+        """
         verb, name = command.decode().split()
+        if verb == "crash":
+            self._stale.close()
+            return
         node = self._child(ROOT_INO, name)
         if verb == "rm":
             del self._node(ROOT_INO).children[name]
