@@ -175,8 +175,11 @@ def _explain(cause: BaseException) -> str:
 
 
 def _cause(exc: BaseException) -> BaseException:
-    """Return the error that matters in a group: one of ours, else the first."""
+    """Return the error that matters in a group: Ctrl-C, then one of ours, else the first."""
     if not isinstance(exc, BaseExceptionGroup):
         return exc
     leaves = [_cause(inner) for inner in exc.exceptions]
-    return next((leaf for leaf in leaves if isinstance(leaf, ExaifsError)), leaves[0])
+    return min(
+        leaves,
+        key=lambda leaf: (not isinstance(leaf, KeyboardInterrupt), not isinstance(leaf, ExaifsError)),
+    )

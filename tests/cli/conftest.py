@@ -10,7 +10,7 @@ import socket
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -114,19 +114,47 @@ def _wait_for(server: BareSupabase, log: Path) -> None:
         pytest.fail(f"the bare Supabase did not start: {log.read_text(errors='replace')}")
 
 
+Answer = tuple[int, dict[str, str], bytes]
+FRAMING = frozenset({"content-length", "content-encoding", "transfer-encoding", "connection"})
+
+
 class Stranger:
-    """Starts HTTP servers that give every request the same answer."""
+    """Starts HTTP servers that are not what they should be."""
 
     def __init__(self, stack: contextlib.ExitStack) -> None:
         self._stack = stack
 
     def answering(self, status: int, content_type: str, body: bytes) -> str:
         """Start one; return its URL."""
+        return self._start(
+            lambda _method, _path, _headers, _body: (status, {"Content-Type": content_type}, body)
+        )
 
+    def falsifying(self, url: str) -> str:
+        """Start a proxy to `url` that changes a byte of every download; return its URL."""
+        client = self._stack.enter_context(httpx.Client(base_url=url, timeout=20, trust_env=False))
+
+        def forward(method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
+            headers.pop("Host", None)
+            answer = client.request(method, path, headers=headers, content=body)
+            content = answer.content
+            if method == "GET" and path.startswith("/storage/v1/object/"):
+                content = bytes([content[0] ^ 1]) + content[1:]
+            kept = {name: value for name, value in answer.headers.items() if name not in FRAMING}
+            return answer.status_code, kept, content
+
+        return self._start(forward)
+
+    def _start(self, answer: Callable[[str, str, dict[str, str], bytes], Answer]) -> str:
         class Handler(BaseHTTPRequestHandler):
             def handle_any(self) -> None:
+                length = int(self.headers.get("Content-Length", "0"))
+                status, headers, body = answer(
+                    self.command, self.path, dict(self.headers.items()), self.rfile.read(length)
+                )
                 self.send_response(status)
-                self.send_header("Content-Type", content_type)
+                for name, value in headers.items():
+                    self.send_header(name, value)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)

@@ -53,6 +53,7 @@ class Result:
     @property
     def json(self) -> Any:
         """The JSON on stdout."""
+        assert self.stdout.startswith("{"), self
         return json.loads(self.stdout)
 
     @property

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -58,6 +60,19 @@ def get(env: dict[str, str], path: str) -> list[dict[str, object]]:
     return rows
 
 
+def objects_in(env: dict[str, str]) -> list[dict[str, object]]:
+    """List the bucket past the program under test."""
+    answer = httpx.post(
+        f"{env['SUPABASE_URL']}/storage/v1/object/list/{env['FILE_STORAGE_BUCKET']}",
+        json={"prefix": "", "limit": 100},
+        headers={"apikey": env["SUPABASE_SERVICE_ROLE_KEY"]},
+        timeout=20,
+        trust_env=False,
+    )
+    found: list[dict[str, object]] = answer.raise_for_status().json()
+    return found
+
+
 @pytest.mark.embedded
 def test_a_good_project_passes_every_check(fresh_bucket: dict[str, str], tmp_path: Path) -> None:
     """Exit code 0, six of six, with versions, row counts, privacy and limits; the set-up is fine too."""
@@ -87,14 +102,7 @@ def test_the_round_trip_leaves_nothing(fresh_bucket: dict[str, str], tmp_path: P
     assert doctor(fresh_bucket, tmp_path).code == 0
     bucket = fresh_bucket["FILE_STORAGE_BUCKET"]
     assert get(fresh_bucket, f"/rest/v1/file_metadata?bucket=eq.{bucket}&select=file_id") == []
-    listing = httpx.post(
-        f"{fresh_bucket['SUPABASE_URL']}/storage/v1/object/list/{bucket}",
-        json={"prefix": "", "limit": 100},
-        headers={"apikey": fresh_bucket["SUPABASE_SERVICE_ROLE_KEY"]},
-        timeout=20,
-        trust_env=False,
-    )
-    assert listing.raise_for_status().json() == []
+    assert objects_in(fresh_bucket) == []
 
 
 @pytest.mark.embedded
@@ -266,3 +274,82 @@ def test_a_user_who_may_not_write_the_cache_directory_is_told(tmp_path: Path) ->
     assert "cache directory" in run.stdout
     assert "ermission denied" in run.stdout
     assert list(directory.iterdir()) == []
+
+
+@pytest.mark.embedded
+def test_a_bucket_that_refuses_the_test_file_is_explained(
+    embedded_supabase: dict[str, str], tmp_path: Path
+) -> None:
+    """A size limit below the test file: the round trip fails at the upload and names the bucket."""
+    bucket = "tiny-limit"
+    key = embedded_supabase["SUPABASE_SERVICE_ROLE_KEY"]
+    httpx.post(
+        f"{embedded_supabase['SUPABASE_URL']}/storage/v1/bucket",
+        json={"id": bucket, "name": bucket, "public": False, "file_size_limit": 100},
+        headers={"apikey": key, "Authorization": f"Bearer {key}"},
+        timeout=20,
+        trust_env=False,
+    ).raise_for_status()
+    result = doctor(embedded_supabase, tmp_path, "--bucket", bucket)
+    assert statuses(result) == [*["ok"] * 5, "failed"]
+    assert result.json["passed"] == 5
+    assert "upload failed" in result.check("round_trip")["summary"]
+    assert bucket in result.check("round_trip")["fix"]
+
+
+@pytest.mark.embedded
+def test_bytes_changed_on_the_way_are_seen_and_nothing_is_left(
+    fresh_bucket: dict[str, str], stranger: Stranger, tmp_path: Path
+) -> None:
+    """A proxy that changes one byte of a download fails the round trip; object and row are removed."""
+    url = stranger.falsifying(fresh_bucket["SUPABASE_URL"])
+    result = doctor({**fresh_bucket, "SUPABASE_URL": url}, tmp_path)
+    assert result.code == 1
+    assert statuses(result) == [*["ok"] * 5, "failed"], result
+    assert "proxy" in result.check("round_trip")["fix"]
+    bucket = fresh_bucket["FILE_STORAGE_BUCKET"]
+    assert get(fresh_bucket, f"/rest/v1/file_metadata?bucket=eq.{bucket}&select=file_id") == []
+    assert objects_in(fresh_bucket) == []
+
+
+@pytest.mark.embedded
+def test_errors_inside_the_trigger_are_shown(fresh_bucket: dict[str, str], tmp_path: Path) -> None:
+    """They are a warning with the newest one's text: files still go through."""
+    key = fresh_bucket["SUPABASE_SERVICE_ROLE_KEY"]
+    table = f"{fresh_bucket['SUPABASE_URL']}/rest/v1/exaifs_trigger_errors"
+    with httpx.Client(headers={"apikey": key, "Authorization": f"Bearer {key}"}, trust_env=False) as client:
+        row = {"operation": "row INSERT", "sqlstate": "22001", "message": "told by this test"}
+        client.post(table, json=row).raise_for_status()
+        try:
+            result = doctor(fresh_bucket, tmp_path)
+        finally:
+            client.delete(table, params={"message": "eq.told by this test"}).raise_for_status()
+    assert result.code == 0
+    assert result.check("trigger_errors")["status"] == "warning"
+    assert "told by this test" in result.check("trigger_errors")["summary"]
+
+
+def test_ctrl_c_is_one_line_and_exit_code_130(tmp_path: Path) -> None:
+    """Interrupted while it waits for an answer: no traceback."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        listener.settimeout(60)
+        env = {
+            "SUPABASE_URL": f"http://127.0.0.1:{listener.getsockname()[1]}",
+            "SUPABASE_SERVICE_ROLE_KEY": SECRET_KEY,
+        }
+        with (
+            subprocess.Popen(
+                [sys.executable, "-m", "exaifs", "doctor", "--cache-dir", str(tmp_path)],
+                env=clean_environment(env),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            ) as process,
+            listener.accept()[0],
+        ):
+            process.send_signal(signal.SIGINT)
+            _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert stderr == "exaifs: interrupted\n"

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import os
+import pty
 import re
+import subprocess
+import sys
 
 import pytest
 
-from tests.cli.support import exaifs
+from tests.cli.support import clean_environment, exaifs
 
 COMMANDS = ("mount", "umount", "dev", "init", "doctor", "version")
 
@@ -83,6 +88,31 @@ def test_version_as_text_and_as_json() -> None:
 
 
 def test_output_into_a_file_is_plain() -> None:
-    """Without a terminal there is no colour, also with one in the environment's wishes denied."""
+    """Without a terminal there is no colour, whatever the environment says of terminals."""
     for env in ({}, {"NO_COLOR": "1"}, {"TERM": "xterm-256color"}):
         assert "\x1b" not in exaifs("doctor", env=env).output
+
+
+@pytest.mark.parametrize(("env", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_a_terminal_gets_colour_unless_it_is_not_wanted(env: dict[str, str], *, coloured: bool) -> None:
+    """Colours appear on a terminal only, and never with NO_COLOR."""
+    ours, theirs = pty.openpty()
+    shown = b""
+    with (
+        open(ours, "rb", buffering=0) as screen,  # noqa: PTH123 - a descriptor, not a path
+        subprocess.Popen(
+            [sys.executable, "-m", "exaifs", "doctor"],
+            env=clean_environment({"TERM": "xterm-256color", **env}),
+            stdin=subprocess.DEVNULL,
+            stdout=theirs,
+            stderr=theirs,
+        ) as process,
+    ):
+        os.close(theirs)
+        # EIO is a terminal's end of file.
+        with contextlib.suppress(OSError):
+            while chunk := screen.read(4096):
+                shown += chunk
+        process.wait(60)
+    assert b"0/6 passed" in shown
+    assert bool(re.search(rb"\x1b\[[0-9;]*3[0-7]m", shown)) is coloured
