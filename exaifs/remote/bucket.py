@@ -75,7 +75,10 @@ class SupabaseBucket:
         with translated(what):
             response = await self._session.http.send(request)
         if not response.is_success:
-            raise storage_error(what, failure_of(response))
+            error = storage_error(what, failure_of(response))
+            if isinstance(error, NotFound | Exists):  # no reason to refuse an overwrite: a race inside
+                raise Busy(str(error)) from error
+            raise error
         if not isinstance(json_of(what, response), dict):
             raise foreign_answer(what)
 

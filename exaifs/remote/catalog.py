@@ -23,6 +23,7 @@ from exaifs.remote.wire import (
     patch_fields,
     record_from_json,
     records_from_json,
+    xattrs_fit,
 )
 
 _KEYS_A_CALL = 1000
@@ -79,8 +80,8 @@ class SupabaseCatalog:
             size_bytes = found.size_bytes
         fields = commit_fields(upload, size_bytes, local_cache_path)
         record = await self._record(key, "exaifs_commit", p_key=key, p_fields=fields)
-        if record.write_id == upload.write_id and dict(record.xattrs) != dict(upload.xattrs):
-            # They were too long for the upload's header, and the server kept the rest of it.
+        if not xattrs_fit(upload) and record.write_id == upload.write_id:
+            # Where the server keeps the upload's header, the row has all of it but these.
             dropped = [name for name in record.xattrs if name not in upload.xattrs]
             return await self.patch(key, RowPatch(set_xattrs=upload.xattrs, drop_xattrs=dropped))
         return record

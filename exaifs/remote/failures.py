@@ -123,6 +123,8 @@ def storage_error(what: str, failure: Failure) -> ExaifsError:
 
 
 def _storage_not_found(text: str, failure: Failure) -> ExaifsError:
+    if not failure.code:
+        return _nobody_there(text)
     if failure.code == "NoSuchBucket" or "bucket not found" in failure.message.lower():
         return BucketMissing(f"{text}. `exaifs init --apply` creates the bucket.")
     return NotFound(text)
@@ -135,7 +137,16 @@ def rest_error(what: str, failure: Failure) -> ExaifsError:
     if failure.code.startswith(_BUSY_SQLSTATES):
         return Busy(f"{what}: {failure}", failure.retry_after_s)
     general = _general_error(what, failure)
-    return RemoteError(f"{what}: {failure}") if general is None else general
+    if general is not None:
+        return general
+    if failure.status == httpx.codes.NOT_FOUND and not failure.code:
+        return _nobody_there(f"{what}: {failure}")
+    return RemoteError(f"{what}: {failure}")
+
+
+def _nobody_there(text: str) -> ExaifsError:
+    """Return the error for a gateway without a Supabase behind it, whose own 404 all have a code."""
+    return Unreachable(f"{text}: no Supabase at this address. Check SUPABASE_URL.")
 
 
 def _general_error(what: str, failure: Failure) -> ExaifsError | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -49,16 +50,16 @@ def upload_headers(size_bytes: int, upload: Upload) -> dict[str, str]:
     }
 
 
-def _metadata(upload: Upload) -> bytes:
-    """Return what the trigger copies into the row.
+def xattrs_fit(upload: Upload) -> bool:
+    """Tell whether the attributes travel in the upload's header; else a patch has to bring them."""
+    return len(json.dumps(_fields(upload))) <= _MAX_METADATA_BYTES
 
-    Attributes too long for a header are left out: `exaifs_commit`, which follows every PUT, has them.
-    """
+
+def _metadata(upload: Upload) -> bytes:
+    """Return what the trigger copies into the row, as far as a header can hold it."""
     fields = _fields(upload)
-    whole = json.dumps(fields).encode()
-    if len(whole) <= _MAX_METADATA_BYTES:
-        return whole
-    del fields["xattrs"]
+    if not xattrs_fit(upload):
+        del fields["xattrs"]
     return json.dumps(fields).encode()
 
 
@@ -121,7 +122,7 @@ def record_from_json(value: Any) -> ObjectRecord:
         raise foreign_answer("record")
     return ObjectRecord(
         key=key,
-        version=version,
+        version=version or _stand_in_version(value),
         size_bytes=size,
         mime_type=_text(value.get("mime")) or "application/octet-stream",
         etag=_text(value.get("etag")) or "",
@@ -134,6 +135,12 @@ def record_from_json(value: Any) -> ObjectRecord:
         xattrs=_xattrs_from_json(value.get("xattrs")),
         provider_file_ids=_mapping(value.get("provider_file_ids")),
     )
+
+
+def _stand_in_version(value: Mapping[str, Any]) -> str:
+    """Name the content of an object from before Supabase gave versions: key, ETag, time and size."""
+    parts = [str(value.get(name)) for name in ("key", "etag", "updated_ns", "size")]
+    return "t-" + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
 def _text(value: Any) -> str | None:
@@ -216,10 +223,10 @@ def hello_from_json(answer: Mapping[str, Any], bucket: str) -> Hello:
             f"there is no bucket {bucket!r}. `exaifs init --apply` creates it, or name another one in "
             "FILE_STORAGE_BUCKET."
         )
-    limit = found.get("file_size_limit")
+    limit = str(found.get("file_size_limit"))
     return Hello(
         schema_version=schema_version,
-        size_limit_bytes=int(limit) if isinstance(limit, int | str) else None,
+        size_limit_bytes=int(limit) if limit.isascii() and limit.isdigit() else None,
         public=found.get("public") is True,
         trigger_installed=answer.get("trigger_installed") is True,
         user_metadata_kept=answer.get("user_metadata_kept") is True,

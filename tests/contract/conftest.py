@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +13,10 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from exaifs.remote.interface import Remote
+from tests.support.broken import GET, STAT, listed, record, serve_object
 from tests.support.double import DoubleServer
 from tests.support.http_world import HttpWorld, Server, open_world
+from tests.support.nonsense import NonsenseServer, nonsense_server
 from tests.support.world import BadKey
 
 
@@ -85,3 +87,12 @@ async def embedded_world(embedded_server: Server) -> AsyncIterator[HttpWorld]:
     """Give each test its own place on the embedded server."""
     async with open_world(embedded_server) as world:
         yield world
+
+
+@pytest.fixture
+def server() -> Iterator[NonsenseServer]:
+    """Start a server that lists one object, and serves it as the real one does; tests then break it."""
+    with nonsense_server() as server:
+        server.on(STAT, listed(record()))
+        server.on(GET, serve_object)
+        yield server

@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.embedded]
 
 
 class EmbeddedFixture:
-    """One event loop is enough here: HTTP under both is what `test_broken_servers` runs."""
+    """One event loop is enough here: HTTP under both is what `test_broken_downloads` runs."""
 
     @pytest.fixture
     def anyio_backend(self) -> str:

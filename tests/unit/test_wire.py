@@ -159,6 +159,15 @@ class TestAnswers:
         assert (record.file_id, record.sha256, record.posix) == (None, None, Posix())
         assert record.mime_type == "application/octet-stream"
 
+    def test_object_without_version(self) -> None:
+        """An object from before there were versions gets a name that changes with its content."""
+        old = {**RECORD, "version": ""}
+        version = wire.record_from_json(old).version
+        assert version
+        assert wire.record_from_json(dict(old)).version == version
+        for changed in ({"key": "other"}, {"etag": '"f"'}, {"updated_ns": "1"}, {"size": 4}):
+            assert wire.record_from_json({**old, **changed}).version != version
+
     def test_attribute_that_somebody_edited(self) -> None:
         """Nonsense in one attribute does not hide the file, nor its other attributes."""
         record = wire.record_from_json({**RECORD, "xattrs": {"bad": "?", "none": None, "good": "Yg=="}})
