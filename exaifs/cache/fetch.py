@@ -97,16 +97,17 @@ class Transfer:
         return self.ref.size_bytes if isinstance(self._spool, DiskSpool) else 0
 
     def close(self, error: ExaifsError | None = None) -> None:
-        """Stop everything and give up what is there; whoever waits gets the error.
+        """Stop everything and give up what is there.
 
-        What is complete and being checked is kept all the same.
+        With an error, which whoever waits gets, the store closes: what is complete is kept all the same.
         """
-        self._done = not self._checking
-        self._last_step.deadline = anyio.current_time() + KEEP_S
         for run in self._runs:
             self._runs.cancel(run)
         if error is not None:
             self._waiters.fail(self.all_blocks, error)
+            self._check_if_complete()
+            self._last_step.deadline = anyio.current_time() + KEEP_S
+        self._done = not self._checking
         if self._done:
             self._forget()
             self._release(self._spool)
@@ -273,14 +274,14 @@ class Transfer:
                 await download(run, self._source, self)
             except Exception as exc:  # noqa: BLE001 - it is raised again in those who wait
                 error = exc
-        with anyio.move_on_after(KEEP_S, shield=True):
-            await self._flush()
         if self._runs.end(run) and error is not None:
             _log.debug("a download failed", key=self.ref.key, error=repr(error))
             self._waiters.fail(run.claim, error)
         self._waiters.wake()
-        self._check_if_complete()
         self._continue_fill()
+        with anyio.move_on_after(KEEP_S, shield=True):
+            await self._flush()
+        self._check_if_complete()
         self.settle()
 
     def become_stream(self, run: Run) -> bool:

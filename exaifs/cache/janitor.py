@@ -78,7 +78,6 @@ async def sweep(shelf: Shelf, now_ns: int) -> SweepReport:
     expired = await shelf.expire(now_ns - int(shelf.limits.max_age_s * 1e9))
     before = shelf.evictions
     await shelf.make_room()
-    shelf.aliases.prune()
     if expired or shelf.evictions > before:
         _log.info("cache swept", expired=expired, evicted=shelf.evictions - before)
     return SweepReport(expired, shelf.evictions - before)
@@ -102,6 +101,7 @@ async def reconcile(shelf: Shelf) -> ReconcileReport:
     sizes = {file.path.name: file.size_bytes for file in contents}
     suspects = [sha256 for sha256, size_bytes in rows.items() if sizes.get(sha256) != size_bytes]
     lost = [sha256 for sha256 in suspects if await _is_lost(disk, sha256)]
+    shelf.aliases.prune()
     report = ReconcileReport(len(leftovers), found, len(lost))
     if any((leftovers, found, lost)):
         _log.info("cache directory tidied", leftovers=len(leftovers), found=found, lost=len(lost))

@@ -95,9 +95,15 @@ class Aliases:
             self._health.failed("writing a hash to the index", exc)
 
     def prune(self) -> None:
-        """Forget the hashes of contents that are no longer here."""
+        """Forget the hashes of contents that are no longer here, unless this process asked for them."""
         try:
-            self._database.execute("DELETE FROM aliases WHERE sha256 NOT IN (SELECT sha256 FROM contents)")
+            orphans = self._database.execute(
+                "SELECT version FROM aliases WHERE sha256 NOT IN (SELECT sha256 FROM contents)"
+            ).fetchall()
+            self._database.executemany(
+                "DELETE FROM aliases WHERE version = ?",
+                [(version,) for (version,) in orphans if version not in self._known],
+            )
         except sqlite3.Error as exc:
             self._health.failed("pruning the index", exc)
 

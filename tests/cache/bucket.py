@@ -34,8 +34,6 @@ class Fault:
     """Bytes of this download before `error`."""
     error: Exception | None = None
     """None together with `break_after`: the stream just ends."""
-    flip_at: int | None = None
-    """Offset in the object of a byte to send wrong, if this download sends it."""
     extra: bytes = b""
     """Sent after the end."""
 
@@ -61,21 +59,30 @@ class Bucket:
     most_running: int = 0
     faults: list[Fault] = field(default_factory=list)
     """Taken one by one by the downloads that begin."""
+    flips: dict[int, list[bool]] = field(default_factory=dict)
+    """By offset: whether that byte is sent wrong the first time, the second, and so on; then right."""
     decide: Callable[[], Fault] = Fault
     """Asked for a fault where the list is empty."""
     _objects: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+    _history: dict[str, bytes] = field(default_factory=dict)
     _versions: int = 0
     _stop_at: int | None = None
     _moved_on: anyio.Event | None = None
     _stopped: anyio.Event | None = None
+    _idle: anyio.Event | None = None
 
     def put(self, key: str, data: bytes, *, with_hash: bool = True) -> ObjectRef:
         """Store an object and return what its row would say."""
         self._versions += 1
         version = f"version-{self._versions}"
         self._objects[key] = (version, data)
+        self._history[version] = data
         digest = hashlib.sha256(data).hexdigest()
         return ObjectRef(key, version, len(data), "etag", digest if with_hash else None)
+
+    def bytes_of(self, ref: ObjectRef) -> bytes:
+        """Return the bytes of an object of any version that was put."""
+        return self._history[ref.version]
 
     def move(self, ref: ObjectRef, key: str) -> ObjectRef:
         """Rename an object; its version changes, its bytes do not."""
@@ -92,6 +99,13 @@ class Bucket:
         """Return once a download has come to where it must stop."""
         assert self._stopped is not None
         await self._stopped.wait()
+
+    async def wait_idle(self) -> None:
+        """Return once no download is running."""
+        while self.running:
+            self._idle = anyio.Event()
+            with anyio.fail_after(20):
+                await self._idle.wait()
 
     def go_on(self) -> None:
         """Lift `stop_at`."""
@@ -124,6 +138,8 @@ class Bucket:
             yield _Download(self, data, (start, len(data) if stop is None else stop), fault, ranged=ranged)
         finally:
             self.running -= 1
+            if self.running == 0 and self._idle is not None:
+                self._idle.set()
 
     async def departure(self, position: int, stop: int) -> int:
         """Wait until the byte at `position` may go, and return how far the bytes may go in one piece."""
@@ -154,8 +170,9 @@ class _Download:
         while position < stop:
             end = await self._bucket.departure(position, stop)
             chunk = bytearray(self._data[position:end])
-            if fault.flip_at is not None and position <= fault.flip_at < end:
-                chunk[fault.flip_at - position] ^= 0x40
+            for flip, schedule in self._bucket.flips.items():
+                if position <= flip < end and schedule and schedule.pop(0):
+                    chunk[flip - position] ^= 0x40
             self._bucket.bytes_sent += len(chunk)
             yield bytes(chunk)
             position = end
@@ -186,6 +203,24 @@ class Site:
     def database(self) -> sqlite3.Connection:
         """Return another connection to the index, to look at it or to spoil it."""
         return sqlite3.connect(self.directory / "index.sqlite", isolation_level=None)
+
+    def spoil(self, ref: ObjectRef, change: Callable[[bytes], bytes | None]) -> None:
+        """Change the file of a content behind the store's back; None removes it."""
+        path = self.content_path(ref)
+        data = change(path.read_bytes())
+        path.unlink() if data is None else path.write_bytes(data)
+
+    def content_path(self, ref: ObjectRef) -> Path:
+        """Return where a content must be."""
+        data = self.bucket.bytes_of(ref)
+        name = hashlib.sha256(data).hexdigest()
+        return self.directory / "content" / name[:2] / name
+
+    def stage(self, name: str, data: bytes) -> Path:
+        """Write a file as the layer above does before it uploads."""
+        path = self.directory / "staging" / name
+        path.write_bytes(data)
+        return path
 
     def content_files(self) -> list[Path]:
         """Return the files of complete contents."""

@@ -54,6 +54,11 @@ def tier(tmp_path: Path) -> Tier:
     return Tier(tmp_path)
 
 
+def open_descriptors() -> int:
+    """Return how many descriptors this process has."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 async def test_a_placed_content_is_there_after_a_restart(tier: Tier) -> None:
     """A content survives in one file of its name; totals are known without looking at files."""
     sha256 = await tier.place(b"some bytes")
@@ -154,11 +159,10 @@ async def test_an_index_that_fails_is_a_miss(tier: Tier) -> None:
 async def test_more_contents_than_descriptors(tier: Tier) -> None:
     """Only so many files are open, however many are read."""
     names = [await tier.place(b"%d" % number) for number in range(200)]
-    descriptors = Path("/proc/self/fd")
-    before = len(list(descriptors.iterdir()))
+    before = open_descriptors()
     for name in names:
         assert await tier.read(name) is not None
-    assert len(list(descriptors.iterdir())) <= before + 128
+    assert open_descriptors() <= before + 128
     tier.restart()
 
 
