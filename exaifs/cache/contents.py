@@ -20,7 +20,7 @@ import anyio
 
 from exaifs.cache.blocks import MIB, SMALL_BYTES, clip
 from exaifs.cache.fetch import Transfer
-from exaifs.cache.janitor import SweepReport, run as run_janitor, sweep as janitor_sweep
+from exaifs.cache.janitor import ReconcileReport, SweepReport, reconcile, run as run_janitor, sweep
 from exaifs.cache.localfile import LocalFile, copy_contents, sha256_of_bytes, unlink_quietly
 from exaifs.cache.shelf import CacheLimits, Shelf, hash_problem, local_error
 from exaifs.cache.small import SmallContents
@@ -28,7 +28,7 @@ from exaifs.cache.source import Downloads, Source
 from exaifs.errors import ExaifsError, IntegrityError
 from exaifs.model import ObjectRef
 
-__all__ = ["CacheLimits", "CacheStatistics", "ContentStore", "SweepReport"]
+__all__ = ["CacheLimits", "CacheStatistics", "ContentStore", "ReconcileReport", "SweepReport"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +263,11 @@ class ContentStore:
         Args:
             now_ns: the time to judge by, nanoseconds since the epoch; now, if not given.
         """
-        return await janitor_sweep(self._shelf, time.time_ns() if now_ns is None else now_ns)
+        return await sweep(self._shelf, time.time_ns() if now_ns is None else now_ns)
+
+    async def reconcile(self) -> ReconcileReport:
+        """Settle where the cache directory and its table disagree; the janitor does it daily."""
+        return await reconcile(self._shelf)
 
     def statistics(self) -> CacheStatistics:
         """Return what the tiers hold and did."""

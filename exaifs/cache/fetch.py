@@ -83,8 +83,8 @@ class Transfer:
 
     @property
     def busy(self) -> bool:
-        """Whether somebody reads, fetches or has it open."""
-        return bool(self._waiters or self._runs or self._checking or self._is_pinned())
+        """Whether somebody waits for it or has it open, or it is about to be kept."""
+        return bool(self._waiters) or self._checking or self._is_pinned()
 
     @property
     def stored_bytes(self) -> int:
@@ -175,7 +175,7 @@ class Transfer:
                 # What is nearly here is cheaper to finish than to break the connection for.
                 if run.claimed_bytes > (MAX_WINDOW_BYTES if self._runs.is_stream(run) else SMALL_BYTES):
                     self._runs.cancel(run)
-            if not self.busy and not isinstance(self._spool, DiskSpool):
+            if not (self.busy or self._runs or isinstance(self._spool, DiskSpool)):
                 self._forget()
         if self._done and not self._waiters:
             self._release(self._spool)

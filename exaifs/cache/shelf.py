@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import anyio
 import structlog
 
 from exaifs.cache.disk import DiskHealth, DiskTier
@@ -37,6 +38,11 @@ _IDLE_PARTIALS = 32
 
 _REMEMBERED_HASHES = 50_000
 
+_UNLINK_S = 5.0
+"""How long the end of the store waits for files that are being evicted."""
+
+_END_OF_TIME_NS = (1 << 63) - 1
+
 
 @dataclass(frozen=True, slots=True)
 class CacheLimits:
@@ -53,7 +59,7 @@ class Partial(Protocol):
 
     @property
     def busy(self) -> bool:
-        """Whether somebody reads, fetches or has it open."""
+        """Whether somebody waits for it or has it open."""
 
     @property
     def stored_bytes(self) -> int:
@@ -254,7 +260,7 @@ class Shelf:
         self.memory.clear()
         for partial in list(self._idle()):
             partial.close()
-        await self._gone(self.disk.evict(self.pinned_contents(), 0))
+        await self.expire(_END_OF_TIME_NS)
 
     def pinned_contents(self) -> set[str]:
         """Return the hashes of all contents that somebody has open."""
@@ -263,7 +269,9 @@ class Shelf:
 
     async def _gone(self, victims: list[str]) -> int:
         self.evictions += len(victims)
-        await self.disk.unlink(victims)
+        # Files whose row is gone would be taken in again by the janitor of the next run.
+        with anyio.move_on_after(_UNLINK_S, shield=True):
+            await self.disk.unlink(victims)
         return len(victims)
 
     def _idle(self) -> Iterator[Partial]:

@@ -222,6 +222,21 @@ class Site:
         path.write_bytes(data)
         return path
 
+    def staged_files(self) -> list[Path]:
+        """Return what is in the directory of the layer above."""
+        return sorted((self.directory / "staging").iterdir())
+
+    def leave(self, name: str, data: bytes) -> None:
+        """Put a file into the cache directory that nobody knows."""
+        path = self.directory / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+
+    def lose_index(self) -> None:
+        """Remove the database."""
+        for path in self.directory.glob("index.sqlite*"):
+            path.unlink()
+
     def content_files(self) -> list[Path]:
         """Return the files of complete contents."""
         return sorted(path for path in (self.directory / "content").glob("*/*") if path.is_file())
