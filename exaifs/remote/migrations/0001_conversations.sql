@@ -10,6 +10,9 @@ CREATE TABLE IF NOT EXISTS public.exaifs_migrations (
     applied_at timestamptz NOT NULL DEFAULT now()    -- when it ran first; running it again changes nothing
 );
 COMMENT ON TABLE public.exaifs_migrations IS 'Which migrations of exaifs were applied. Written by the migrations only.';
+-- The embedded server makes a role when a statement outside of functions and blocks first names it: here.
+REVOKE ALL ON TABLE public.exaifs_migrations FROM PUBLIC, anon, authenticated;
+GRANT SELECT, INSERT, UPDATE, DELETE ON TABLE public.exaifs_migrations TO service_role;
 
 DO $$
 BEGIN
@@ -18,7 +21,7 @@ BEGIN
     IF to_regclass('public.schema_version') IS NULL THEN
         CREATE TABLE public.schema_version (
             version integer PRIMARY KEY,                   -- counts up from 1
-            applied_at timestamptz NOT NULL DEFAULT now(),
+            applied_at timestamptz NOT NULL DEFAULT now(), -- for people
             description text                               -- for people; null: nobody said
         );
         INSERT INTO public.schema_version (version, description)
@@ -30,11 +33,11 @@ BEGIN
     -- One dialogue with a model.
     IF to_regclass('public.conversations') IS NULL THEN
         CREATE TABLE public.conversations (
-            id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+            id uuid PRIMARY KEY DEFAULT gen_random_uuid(), -- made by the database
             continuation_id text NOT NULL UNIQUE,          -- the tools' name for it; its files are uploads/{continuation_id}/...
             title text,                                    -- for people; null: none yet
             metadata jsonb NOT NULL DEFAULT '{}',          -- free for the tools
-            created_at timestamptz NOT NULL DEFAULT now(),
+            created_at timestamptz NOT NULL DEFAULT now(), -- of the row
             updated_at timestamptz NOT NULL DEFAULT now()  -- written by the tools
         );
         ALTER TABLE public.conversations ENABLE ROW LEVEL SECURITY;
@@ -50,12 +53,12 @@ BEGIN
     -- What was said in a conversation, in the order of created_at.
     IF to_regclass('public.messages') IS NULL THEN
         CREATE TABLE public.messages (
-            id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
-            conversation_id uuid NOT NULL REFERENCES public.conversations (id) ON DELETE CASCADE,
-            role text NOT NULL CHECK (role IN ('user', 'assistant', 'system')),
-            content text NOT NULL,
+            id uuid PRIMARY KEY DEFAULT gen_random_uuid(), -- made by the database
+            conversation_id uuid NOT NULL REFERENCES public.conversations (id) ON DELETE CASCADE, -- goes with its conversation
+            role text NOT NULL CHECK (role IN ('user', 'assistant', 'system')), -- who spoke
+            content text NOT NULL,                         -- what was said
             metadata jsonb NOT NULL DEFAULT '{}',          -- free for the tools: model, tokens
-            created_at timestamptz NOT NULL DEFAULT now()
+            created_at timestamptz NOT NULL DEFAULT now()  -- of the row; messages are shown in this order
         );
         CREATE INDEX messages_conversation_idx ON public.messages (conversation_id, created_at);
         ALTER TABLE public.messages ENABLE ROW LEVEL SECURITY;
@@ -65,16 +68,16 @@ BEGIN
     -- Files as the conversations know them; file_metadata has what is known about the bytes.
     IF to_regclass('public.files') IS NULL THEN
         CREATE TABLE public.files (
-            id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+            id uuid PRIMARY KEY DEFAULT gen_random_uuid(), -- made by the database
             bucket text NOT NULL DEFAULT 'user-files',     -- bucket of the object
             storage_path text NOT NULL,                    -- key of the object in the bucket
             original_name text NOT NULL,                   -- as the user called it
             mime_type text,                                -- null: not known
             size_bytes bigint,                             -- null: not known
-            file_type text NOT NULL DEFAULT 'user_upload'
+            file_type text NOT NULL DEFAULT 'user_upload'  -- who made it
                 CHECK (file_type IN ('user_upload', 'generated', 'cache')),
             metadata jsonb NOT NULL DEFAULT '{}',          -- free for the tools
-            created_at timestamptz NOT NULL DEFAULT now(),
+            created_at timestamptz NOT NULL DEFAULT now(), -- of the row
             UNIQUE (bucket, storage_path)
         );
         ALTER TABLE public.files ENABLE ROW LEVEL SECURITY;
@@ -84,9 +87,9 @@ BEGIN
     -- Which files belong to which conversations; a file may belong to several.
     IF to_regclass('public.conversation_files') IS NULL THEN
         CREATE TABLE public.conversation_files (
-            conversation_id uuid NOT NULL REFERENCES public.conversations (id) ON DELETE CASCADE,
-            file_id uuid NOT NULL REFERENCES public.files (id) ON DELETE CASCADE,
-            added_at timestamptz NOT NULL DEFAULT now(),
+            conversation_id uuid NOT NULL REFERENCES public.conversations (id) ON DELETE CASCADE, -- goes with its conversation
+            file_id uuid NOT NULL REFERENCES public.files (id) ON DELETE CASCADE, -- goes with its file
+            added_at timestamptz NOT NULL DEFAULT now(),   -- for people
             PRIMARY KEY (conversation_id, file_id)
         );
         CREATE INDEX conversation_files_file_idx ON public.conversation_files (file_id);

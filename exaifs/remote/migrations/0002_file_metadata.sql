@@ -103,8 +103,8 @@ CREATE UNIQUE INDEX IF NOT EXISTS file_metadata_bucket_path_key ON public.file_m
 CREATE INDEX IF NOT EXISTS idx_file_metadata_file_hash ON public.file_metadata (file_hash);
 CREATE INDEX IF NOT EXISTS idx_file_metadata_upload_date ON public.file_metadata (upload_date);
 CREATE INDEX IF NOT EXISTS idx_file_metadata_last_accessed ON public.file_metadata (last_accessed);
-CREATE INDEX IF NOT EXISTS file_metadata_bucket_path_c_idx
-    ON public.file_metadata (bucket, supabase_storage_path COLLATE "C");
+-- (No second index begins with the bucket: a plan made while the table is empty would not know the better.)
+CREATE INDEX IF NOT EXISTS file_metadata_path_c_idx ON public.file_metadata (supabase_storage_path COLLATE "C");
 CREATE INDEX IF NOT EXISTS file_metadata_continuation_idx
     ON public.file_metadata ((metadata ->> 'continuation_id')) WHERE metadata ->> 'continuation_id' IS NOT NULL;
 

@@ -2,9 +2,9 @@
 
 CREATE TABLE IF NOT EXISTS public.exaifs_buckets (
     bucket_id text PRIMARY KEY,                           -- storage.buckets.id; the bucket need not exist yet
-    registered_at timestamptz NOT NULL DEFAULT now(),
-    trimmed_txid bigint NOT NULL DEFAULT 0,               -- (txid, seq) of the last entry of this bucket that was
-    trimmed_seq bigint NOT NULL DEFAULT 0                 --   trimmed; a cursor before it has missed something
+    registered_at timestamptz NOT NULL DEFAULT now(),      -- for people
+    trimmed_txid bigint NOT NULL DEFAULT 0,               -- with trimmed_seq: the last entry of this bucket that was trimmed;
+    trimmed_seq bigint NOT NULL DEFAULT 0                 -- a cursor before (trimmed_txid, trimmed_seq) has missed something
 );
 COMMENT ON TABLE public.exaifs_buckets IS
     'Buckets whose objects the trigger follows. Written by exaifs_register_bucket and exaifs_trim_log.';
@@ -19,9 +19,9 @@ INSERT INTO public.exaifs_log_state DEFAULT VALUES ON CONFLICT DO NOTHING;
 CREATE TABLE IF NOT EXISTS public.exaifs_change_log (
     seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,  -- order within a transaction; has gaps
     txid bigint NOT NULL DEFAULT pg_current_xact_id()::text::bigint,  -- transaction: what no running one can precede may be read
-    bucket text NOT NULL,
+    bucket text NOT NULL,                                 -- storage.buckets.id
     op text NOT NULL CHECK (op IN ('put', 'delete', 'row')),  -- object there or replaced, object gone, attributes only; a move is delete and put
-    key text NOT NULL,
+    key text NOT NULL,                                    -- as in storage.objects.name
     at timestamptz NOT NULL DEFAULT now()                 -- start of the transaction; for trimming, never for order
 );
 CREATE INDEX IF NOT EXISTS exaifs_change_log_feed_idx ON public.exaifs_change_log (bucket, txid, seq);
@@ -29,8 +29,8 @@ COMMENT ON TABLE public.exaifs_change_log IS
     'Every change of an object or its row in a followed bucket. Written by the trigger and the functions, trimmed by exaifs_trim_log.';
 
 CREATE TABLE IF NOT EXISTS public.exaifs_trigger_errors (
-    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    at timestamptz NOT NULL DEFAULT now(),
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,   -- counts up; the lowest are dropped first
+    at timestamptz NOT NULL DEFAULT now(),                -- start of the transaction
     operation text NOT NULL,                              -- what was going on, such as 'row INSERT' or 'log DELETE'
     bucket text,                                          -- null: not about an object
     key text,                                             -- null: not about an object
@@ -41,11 +41,11 @@ COMMENT ON TABLE public.exaifs_trigger_errors IS
     'Errors the triggers swallowed so that Storage calls succeed; the newest few hundred. Delete the rows once they are understood.';
 
 CREATE TABLE IF NOT EXISTS public.exaifs_delete_queue (
-    bucket text NOT NULL,
-    key text NOT NULL,
+    bucket text NOT NULL,                                 -- storage.buckets.id
+    key text NOT NULL,                                    -- as in storage.objects.name
     object_version text,                                  -- the object to delete; another version is somebody's new file and stays
     reason text NOT NULL,                                 -- for people, such as 'conversation abc'
-    queued_at timestamptz NOT NULL DEFAULT now(),
+    queued_at timestamptz NOT NULL DEFAULT now(),         -- the oldest is deleted first
     PRIMARY KEY (bucket, key)
 );
 COMMENT ON TABLE public.exaifs_delete_queue IS

@@ -1,6 +1,10 @@
 -- The trigger on storage.objects: keeps file_metadata in step with every writer, the dashboard included, and
 -- logs each change in the writer's own transaction. It never raises: a trigger that does makes every Storage
 -- call fail. What it swallows is in exaifs_trigger_errors; the log and the row fail apart from each other.
+--
+-- Here and below, functions that look up keys forbid sequential scans: pooled connections keep the plans
+-- they made while the tables were empty, and a bulk copy would get slower with every file. Functions that
+-- join storage.objects are planned at every call, for the same reason.
 
 CREATE OR REPLACE FUNCTION public.exaifs_encode_name(p_name text) RETURNS text
 LANGUAGE plpgsql IMMUTABLE SET search_path = ''
@@ -82,7 +86,7 @@ COMMENT ON FUNCTION public.exaifs_json_object(jsonb) IS 'Internal: the value if 
 CREATE OR REPLACE FUNCTION public.exaifs_sync_row(
     p_bucket text, p_key text, p_version text, p_metadata jsonb, p_user_metadata jsonb, p_updated_at timestamptz
 ) RETURNS boolean
-LANGUAGE plpgsql SET search_path = ''
+LANGUAGE plpgsql SET search_path = '' SET enable_seqscan = off SET jit = off
 AS $$
 DECLARE
     v_object jsonb := public.exaifs_json_object(p_metadata);
@@ -94,6 +98,7 @@ DECLARE
     v_posix jsonb;
     v_size bigint;
     v_hash text;
+    v_adopted boolean;
     v_same boolean;
     v_keep_ids boolean;
 BEGIN
@@ -105,6 +110,7 @@ BEGIN
     v_same := coalesce(v_found AND v_row.file_size = v_size AND (
         NOT v_old ? 'version' OR (v_object ->> 'eTag' <> '' AND v_old ->> 'etag' = v_object ->> 'eTag')
     ), false);
+    v_adopted := v_same AND NOT v_old ? 'version';
     IF v_same AND v_old ->> 'version' = coalesce(p_version, '') THEN
         RETURN false;
     END IF;
@@ -133,11 +139,11 @@ BEGIN
     IF v_found THEN
         UPDATE public.file_metadata SET
             file_size = v_size,
-            mime_type = coalesce(v_user ->> 'mime', v_object ->> 'mimetype'),
+            mime_type = coalesce(v_user ->> 'mime', CASE WHEN v_adopted THEN mime_type END, v_object ->> 'mimetype'),
             file_hash = v_hash,
             provider_file_ids = CASE WHEN v_keep_ids THEN provider_file_ids ELSE '{}' END,
             local_cache_path = CASE WHEN v_keep_ids THEN local_cache_path END,
-            upload_date = coalesce(p_updated_at, now()),
+            upload_date = coalesce(CASE WHEN v_adopted THEN upload_date END, p_updated_at, now()),
             metadata = v_new
         WHERE file_id = v_row.file_id;
     ELSE
@@ -161,7 +167,7 @@ CREATE OR REPLACE FUNCTION public.exaifs_move_row(
     p_old_bucket text, p_old_key text, p_old_version text,
     p_bucket text, p_key text, p_version text, p_etag text
 ) RETURNS boolean
-LANGUAGE plpgsql SET search_path = ''
+LANGUAGE plpgsql SET search_path = '' SET enable_seqscan = off SET jit = off
 AS $$
 DECLARE
     v_version text;
@@ -186,7 +192,7 @@ COMMENT ON FUNCTION public.exaifs_move_row(text, text, text, text, text, text, t
     'Internal: carries a row along when its object is moved.';
 
 CREATE OR REPLACE FUNCTION public.exaifs_on_object() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = ''
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' SET enable_seqscan = off SET jit = off
 AS $$
 DECLARE
     v_from boolean := false;  -- a followed key ceases to be
@@ -250,7 +256,7 @@ COMMENT ON FUNCTION public.exaifs_on_object() IS
     'Trigger on storage.objects: logs the change and keeps file_metadata in step. Never raises.';
 
 CREATE OR REPLACE FUNCTION public.exaifs_backfill(p_bucket text) RETURNS jsonb
-LANGUAGE plpgsql VOLATILE SECURITY INVOKER SET search_path = ''
+LANGUAGE plpgsql VOLATILE SECURITY INVOKER SET search_path = '' SET enable_nestloop = off
 AS $$
 DECLARE
     v_object record;

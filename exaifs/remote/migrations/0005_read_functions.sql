@@ -7,7 +7,7 @@
 -- What the row says of the bytes counts only while it describes this very version; mode, uid and gid always.
 
 CREATE OR REPLACE FUNCTION public.exaifs_records(p_bucket text, p_keys text[]) RETURNS jsonb
-LANGUAGE plpgsql STABLE SECURITY INVOKER SET search_path = ''
+LANGUAGE plpgsql STABLE SECURITY INVOKER SET search_path = '' SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_custom_plan
 AS $$
 BEGIN
     RETURN (
@@ -33,8 +33,15 @@ BEGIN
             END
         ) ORDER BY k.place), '[]')
         FROM unnest(p_keys) WITH ORDINALITY AS k (key, place)
-        JOIN storage.objects o ON o.bucket_id = p_bucket AND o.name = k.key
-        LEFT JOIN public.file_metadata m ON m.bucket = p_bucket AND m.supabase_storage_path = k.key
+        -- LIMIT makes it one look into each index a key; a hash join would read whole tables.
+        CROSS JOIN LATERAL (
+            SELECT x.name, x.version, x.metadata, x.created_at, x.updated_at FROM storage.objects x
+            WHERE x.bucket_id = p_bucket AND x.name = k.key LIMIT 1
+        ) o
+        LEFT JOIN LATERAL (
+            SELECT x.file_id, x.mime_type, x.file_hash, x.metadata, x.provider_file_ids FROM public.file_metadata x
+            WHERE x.bucket = p_bucket AND x.supabase_storage_path = k.key LIMIT 1
+        ) m ON true
         CROSS JOIN LATERAL (
             SELECT CASE WHEN jsonb_typeof(o.metadata) = 'string' THEN (o.metadata #>> '{}')::jsonb ELSE o.metadata END AS j
         ) d
@@ -82,7 +89,7 @@ COMMENT ON FUNCTION public.exaifs_cursor_now() IS
     'Internal: the cursor after everything that is committed and that no running transaction can precede.';
 
 CREATE OR REPLACE FUNCTION public.exaifs_changes(p_bucket text, p_cursor text, p_limit integer) RETURNS jsonb
-LANGUAGE plpgsql STABLE SECURITY INVOKER SET search_path = ''
+LANGUAGE plpgsql STABLE SECURITY INVOKER SET search_path = '' SET enable_seqscan = off SET jit = off
 AS $$
 DECLARE
     v_limit integer := least(greatest(coalesce(p_limit, 1000), 1), 10000);
@@ -189,7 +196,7 @@ CREATE OR REPLACE FUNCTION public.exaifs_list_directory(
     p_bucket text, p_prefix text, p_after text, p_limit integer
 ) RETURNS jsonb
 LANGUAGE plpgsql STABLE SECURITY INVOKER
-SET search_path = '' SET enable_sort = off SET enable_bitmapscan = off SET enable_seqscan = off
+SET search_path = '' SET enable_sort = off SET enable_bitmapscan = off SET enable_seqscan = off SET jit = off
 SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
@@ -203,6 +210,7 @@ DECLARE
     v_count integer := 0;
     v_keys text[] := '{}';
     v_folders text[] := '{}';
+    v_markers jsonb;
     v_last text;              -- token of the last entry taken: its key, or prefix/folder/
     v_next text;
     v_jumped boolean := true;
@@ -241,19 +249,30 @@ BEGIN
             END IF;
         END LOOP;
     END LOOP;
+    -- The object in a folder whose row keeps the folder's own attributes.
+    v_markers := public.exaifs_records(p_bucket, ARRAY(
+        SELECT v_prefix || f.name || '/.emptyFolderPlaceholder' FROM unnest(v_folders) AS f (name)
+    ));
     RETURN jsonb_build_object(
-        'records', public.exaifs_records(p_bucket, v_keys), 'folders', to_jsonb(v_folders), 'next', v_next
+        'records', public.exaifs_records(p_bucket, v_keys),
+        'folders', (
+            SELECT coalesce(jsonb_agg(jsonb_build_object('name', f.name, 'marker', r.value) ORDER BY f.place), '[]')
+            FROM unnest(v_folders) WITH ORDINALITY AS f (name, place)
+            LEFT JOIN jsonb_array_elements(v_markers) AS r (value)
+                ON r.value ->> 'key' = v_prefix || f.name || '/.emptyFolderPlaceholder'
+        ),
+        'next', v_next
     );
 END
 $$;
 COMMENT ON FUNCTION public.exaifs_list_directory(text, text, text, integer) IS
-    'A page of one level: {"records": [R], "folders": [name], "next": give it as p_after, or null}. p_prefix is empty or ends in a slash; p_limit (1 to 10,000) counts both kinds.';
+    'A page of one level: {"records": [R], "folders": [{"name", "marker": R or null}], "next": give it as p_after, or null}. p_prefix is empty or ends in a slash; p_limit (1 to 10,000) counts both kinds.';
 
 CREATE OR REPLACE FUNCTION public.exaifs_list_tree(
     p_bucket text, p_prefix text, p_after text, p_limit integer
 ) RETURNS jsonb
 LANGUAGE plpgsql STABLE SECURITY INVOKER
-SET search_path = '' SET enable_sort = off SET enable_bitmapscan = off SET enable_seqscan = off
+SET search_path = '' SET enable_sort = off SET enable_bitmapscan = off SET enable_seqscan = off SET jit = off
 SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE

@@ -3,7 +3,7 @@
 -- Makes sure that the row describes the object as it is now. Returns whether there is an object. The object
 -- is locked before it is read, so that an overwrite under way cannot be undone in the row.
 CREATE OR REPLACE FUNCTION public.exaifs_ensure_row(p_bucket text, p_key text) RETURNS boolean
-LANGUAGE plpgsql VOLATILE SECURITY INVOKER SET search_path = ''
+LANGUAGE plpgsql VOLATILE SECURITY INVOKER SET search_path = '' SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_custom_plan
 AS $$
 DECLARE
     v_object record;
@@ -44,7 +44,7 @@ COMMENT ON FUNCTION public.exaifs_log_row(text, text) IS 'Internal: logs that at
 -- cache path is left. Where it drops them, the row is completed, if the object there has our size and
 -- nobody has completed the row of this version before.
 CREATE OR REPLACE FUNCTION public.exaifs_commit(p_bucket text, p_key text, p_fields text) RETURNS jsonb
-LANGUAGE plpgsql VOLATILE SECURITY INVOKER SET search_path = ''
+LANGUAGE plpgsql VOLATILE SECURITY INVOKER SET search_path = '' SET enable_seqscan = off SET jit = off
 AS $$
 DECLARE
     v_fields jsonb := public.exaifs_json_object(p_fields::jsonb);
@@ -94,7 +94,7 @@ COMMENT ON FUNCTION public.exaifs_commit(text, text, text) IS
     'After an upload: completes the row where the server dropped the upload''s metadata. p_fields is JSON: {"sha256", "write_id", "mime", "posix", "xattrs", "size", "local_cache_path"}. Returns R (a foreign write_id: somebody else wrote since) or null: the object is gone.';
 
 CREATE OR REPLACE FUNCTION public.exaifs_patch(p_bucket text, p_key text, p_fields text) RETURNS jsonb
-LANGUAGE plpgsql VOLATILE SECURITY INVOKER SET search_path = ''
+LANGUAGE plpgsql VOLATILE SECURITY INVOKER SET search_path = '' SET enable_seqscan = off SET jit = off
 AS $$
 DECLARE
     v_fields jsonb := public.exaifs_json_object(p_fields::jsonb);
@@ -112,7 +112,7 @@ BEGIN
     UPDATE public.file_metadata SET
         metadata = metadata || jsonb_build_object(
             'posix', public.exaifs_json_object(metadata -> 'posix') || v_posix,
-            'xattrs', (public.exaifs_json_object(metadata -> 'xattrs') || v_set) - v_drop
+            'xattrs', (public.exaifs_json_object(metadata -> 'xattrs') - v_drop) || v_set
         )
     WHERE bucket = p_bucket AND supabase_storage_path = p_key;
     IF FOUND THEN
@@ -122,13 +122,13 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION public.exaifs_patch(text, text, text) IS
-    'Changes attributes. p_fields is JSON: {"posix": {merged key by key}, "set_xattrs": {name: base64}, "drop_xattrs": [name]}. Returns R, or null: no such object.';
+    'Changes attributes. p_fields is JSON: {"posix": {merged key by key}, "set_xattrs": {name: base64}, "drop_xattrs": [name]}, dropped before others are set. Returns R, or null: no such object.';
 
 -- After a server-side copy for a rename over a file: the source's identity goes over to the target.
 -- The hash is the target's own if the copy brought one along; else the source's, provided that the source's
 -- row described the source, and the source has not been written since the copy.
 CREATE OR REPLACE FUNCTION public.exaifs_carry_row(p_bucket text, p_source text, p_target text) RETURNS jsonb
-LANGUAGE plpgsql VOLATILE SECURITY INVOKER SET search_path = ''
+LANGUAGE plpgsql VOLATILE SECURITY INVOKER SET search_path = '' SET enable_seqscan = off SET jit = off
 AS $$
 DECLARE
     v_source public.file_metadata%ROWTYPE;
@@ -162,10 +162,16 @@ BEGIN
             file_hash = v_hash,
             provider_file_ids = CASE WHEN v_same THEN provider_file_ids ELSE '{}' END,
             local_cache_path = CASE WHEN v_same THEN local_cache_path END,
-            metadata = CASE WHEN v_same THEN metadata ELSE metadata || jsonb_build_object(
-                    'posix', public.exaifs_json_object(metadata -> 'posix') - 'mtime_ns' - 'kind'
-                        || public.exaifs_json_object(v_target.metadata -> 'posix')
-                ) - 'write_id' END
+            metadata = CASE
+                    WHEN v_same THEN metadata
+                    ELSE (metadata - 'write_id') || jsonb_build_object('posix',
+                        public.exaifs_json_object(metadata -> 'posix') - 'mtime_ns' - 'kind'
+                            || public.exaifs_json_object(v_target.metadata -> 'posix'))
+                        || CASE
+                            WHEN v_target.metadata ? 'write_id'
+                            THEN jsonb_build_object('write_id', v_target.metadata -> 'write_id') ELSE '{}'
+                        END
+                END
                 || jsonb_build_object('version', v_target.metadata ->> 'version', 'etag', v_target.metadata ->> 'etag')
         WHERE file_id = v_source.file_id;
         PERFORM public.exaifs_log_row(p_bucket, p_source);
@@ -182,7 +188,7 @@ COMMENT ON FUNCTION public.exaifs_carry_row(text, text, text) IS
 CREATE OR REPLACE FUNCTION public.exaifs_touch(
     p_bucket text, p_keys text[], p_counts integer[], p_last text[]
 ) RETURNS jsonb
-LANGUAGE plpgsql VOLATILE SECURITY INVOKER SET search_path = ''
+LANGUAGE plpgsql VOLATILE SECURITY INVOKER SET search_path = '' SET enable_seqscan = off SET jit = off
 AS $$
 DECLARE
     v_updated bigint;
