@@ -8,7 +8,7 @@ its storage keeps each key component as one file name. Only buckets called exaif
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
@@ -17,7 +17,7 @@ from tests.support.world import BadKey
 
 
 @pytest.fixture(scope="session")
-def live_server() -> Server:
+def live_server() -> Iterator[Server]:
     """Name the server, or skip loudly."""
     url = os.environ.get("SUPABASE_URL", "")
     key = os.environ.get("SUPABASE_SERVICE_ROLE_KEY", "")
@@ -36,7 +36,8 @@ def live_server() -> Server:
         long_components=os.environ.get("EXAIFS_TEST_LONG_COMPONENTS", "1") != "0",
     )
     server.create_buckets()
-    return server
+    yield server
+    server.remove_buckets()
 
 
 @pytest.fixture

@@ -48,6 +48,12 @@ class Server:
                     "/rest/v1/rpc/exaifs_register_bucket", json={"p_bucket": name}
                 ).raise_for_status()
 
+    def remove_buckets(self) -> None:
+        """Delete the buckets of the contract tests, unless a failed test left something in them."""
+        with self.client() as client:
+            for name in _LIMITS:
+                client.delete(f"/storage/v1/bucket/{name}")
+
     def config(self, bucket: str, key: str | None = None) -> Config:
         """Return the settings of a client."""
         return Config(
