@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -57,6 +58,8 @@ class Index:
         self._root = self._load_root()
         self._sequence = 0
         self._touched: dict[str, int] = {}
+        self._touched_prefixes: dict[str, int] = {}
+        self._claims: Counter[str] = Counter()
         self._open_views = 0
 
     def _load_root(self) -> Entry:
@@ -239,6 +242,7 @@ class Index:
             self._open_views -= 1
             if self._open_views == 0:
                 self._touched.clear()
+                self._touched_prefixes.clear()
 
     def touch(self, key: str) -> None:
         """Mark a key as changed now: answers asked for earlier leave it alone."""
@@ -246,9 +250,36 @@ class Index:
         if self._open_views:
             self._touched[key] = self._sequence
 
+    def claim(self, key: str) -> None:
+        """Have answers leave a key alone, or with a final slash all keys below; see `fs.claims`."""
+        self._claims[key] += 1
+
+    def release(self, key: str) -> None:
+        """Undo one `claim`; answers asked for before now still leave the key alone."""
+        self._claims[key] -= 1
+        if not self._claims[key]:
+            del self._claims[key]
+        self._sequence += 1
+        if self._open_views:
+            touched = self._touched_prefixes if key.endswith("/") else self._touched
+            touched[key] = self._sequence
+
+    def is_claimed(self, key: str) -> bool:
+        """Tell whether a key is being changed from here."""
+        return key in self._claims or any(
+            claim.endswith("/") and key.startswith(claim) for claim in self._claims
+        )
+
+    def is_renamed(self, prefix: str, view: View) -> bool:
+        """Tell whether a directory was, or is being, renamed after a question was asked."""
+        return self.is_claimed(prefix) or any(
+            sequence > view.sequence and prefix.startswith(renamed)
+            for renamed, sequence in self._touched_prefixes.items()
+        )
+
     def is_newer(self, key: str, view: View) -> bool:
-        """Tell whether a key changed here after a question was asked."""
-        return self._touched.get(key, -1) > view.sequence
+        """Tell whether a key was, or is being, changed here after a question was asked."""
+        return self._touched.get(key, -1) > view.sequence or self.is_renamed(key, view)
 
     def write(self, entry: Entry) -> None:
         """Store an entry without marking it as changed here."""

@@ -186,7 +186,7 @@ def merge_changes(
         for change in changes:
             parent, component = split_key(change.key)
             subject = parent if component == PLACEHOLDER else change.key
-            if index.is_newer(subject, view):
+            if index.is_newer(subject, view) or index.is_newer(change.key, view):
                 skipped.add(change.key)
             elif component == PLACEHOLDER:
                 _merge_marker(merge, parent, change.record)

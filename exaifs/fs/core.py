@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from exaifs.cache.contents import ContentStore
 from exaifs.cache.index import Index
 from exaifs.errors import ReadOnly
+from exaifs.fs.claims import Claims
 from exaifs.fs.contact import Contact
 from exaifs.fs.inodes import InodeTable
 from exaifs.remote.interface import Remote
@@ -21,6 +22,7 @@ class Core:
     table: InodeTable
     contents: ContentStore
     contact: Contact
+    claims: Claims
     read_only: bool
 
     def check_writable(self) -> None:

@@ -46,6 +46,7 @@ class Directories:
         self._index = core.index
         self._catalog = core.remote.catalog
         self._contact = core.contact
+        self._claims = core.claims
         self._freshness_ns = int(freshness_s * 1e9)
         self._on_change = on_change
         self._loading: dict[str, trio.Event] = {}
@@ -70,6 +71,7 @@ class Directories:
             RemoteError: it was never loaded and Supabase cannot be asked.
         """
         while not self.is_fresh(prefix):
+            await self._claims.wait_free(prefix)
             loaded = self._index.loaded_at_ns(prefix) is not None
             if not self._contact.worth_trying:
                 if loaded:
@@ -80,7 +82,8 @@ class Directories:
                 await running.wait()
                 continue
             try:
-                await self._load(prefix)
+                if not await self._load(prefix):
+                    continue
             except RemoteError as exc:
                 self._contact.failed(exc)
                 if not loaded:
@@ -97,18 +100,22 @@ class Directories:
             if self._index.loaded_at_ns(prefix) == 0:
                 await self.ensure(prefix)
 
-    async def _load(self, prefix: str) -> None:
+    async def _load(self, prefix: str) -> bool:
+        """List and merge; False if the directory was renamed meanwhile, so that it must be done again."""
         done = self._loading[prefix] = trio.Event()
         try:
             with self._index.view() as view:
                 asked_ns = time.time_ns()
                 records, folders = await self._list(prefix)
                 self._contact.succeeded()
+                if prefix and self._index.is_renamed(prefix, view):
+                    return False
                 difference = merge_directory(
                     self._index, prefix, records, folders, view=view, at_ns=asked_ns
                 )
             self._note_odd_keys(prefix, difference.odd_keys)
             self._on_change(difference)
+            return True
         finally:
             del self._loading[prefix]
             done.set()

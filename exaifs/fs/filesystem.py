@@ -17,6 +17,7 @@ from exaifs.cache.index import Index
 from exaifs.cache.merge import Difference
 from exaifs.config import MIB, Config
 from exaifs.errors import RemoteError
+from exaifs.fs.claims import Claims
 from exaifs.fs.contact import Contact
 from exaifs.fs.core import Core
 from exaifs.fs.counters import AccessCounters
@@ -71,7 +72,7 @@ class FileSystem:
         uid = os.getuid() if config.uid is None else config.uid
         gid = os.getgid() if config.gid is None else config.gid
         table = InodeTable(index, Ownership(uid, gid, config.umask))
-        self.core = core = Core(remote, index, table, contents, Contact(), config.read_only)
+        self.core = core = Core(remote, index, table, contents, Contact(), Claims(index), config.read_only)
         handles = HandleTable()
         self.invalidations = Invalidations(index)
         self.directories = Directories(core, config.freshness_s, self._changed)

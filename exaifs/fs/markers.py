@@ -31,6 +31,7 @@ class Markers:
     def __init__(self, core: Core) -> None:
         self._remote = core.remote
         self._index = core.index
+        self._claims = core.claims
 
     async def write(self, directory: Entry, posix: Posix) -> Entry:
         """Put a directory's marker and return its entry, not yet in the index."""
@@ -44,9 +45,10 @@ class Markers:
         directory = self._index.directory(prefix)
         if directory is None or directory.marker:
             return directory
-        marked = await self.write(directory, directory.posix)
-        if self._index.directory(prefix) is not None:
-            self._index.put(marked)
+        with self._claims.held(directory.marker_key):
+            marked = await self.write(directory, directory.posix)
+            if self._index.directory(prefix) is not None:
+                self._index.put(marked)
         return marked
 
     async def keep_without(self, entry: Entry) -> None:

@@ -280,14 +280,18 @@ class Namespace:
         inode = await self._make(parent, name, "dir", mode, caller)
         try:
             async with inode.lock:
-                marked = await self._markers.write(inode.entry, inode.entry.posix)
-                inode.entry = replace(marked, pending=False, posix=inode.entry.posix)
-                self._table.store(inode)
-                self._index.mark_loaded(inode.entry.key, time.time_ns())
+                with self._core.claims.held(inode.entry.marker_key):
+                    await self._write_directory(inode)
         except BaseException:
             self._remover.discard(inode)
             raise
         return self._counted(inode)
+
+    async def _write_directory(self, inode: Inode) -> None:
+        marked = await self._markers.write(inode.entry, inode.entry.posix)
+        inode.entry = replace(marked, pending=False, posix=inode.entry.posix)
+        self._table.store(inode)
+        self._index.mark_loaded(inode.entry.key, time.time_ns())
 
     async def _make(self, parent: Ino, name: str, kind: Kind, mode: int, caller: Caller) -> Inode:
         """Put a pending name into the index.

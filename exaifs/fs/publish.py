@@ -60,6 +60,7 @@ class Publisher:
         self._contents = core.contents
         self._table = core.table
         self._contact = core.contact
+        self._claims = core.claims
         self.size_limit_bytes = size_limit_bytes
         self._wake = trio.Event()
 
@@ -91,7 +92,8 @@ class Publisher:
         inode.uploading = True
         try:
             draft = await self._draft(inode, staged)
-            record = await self._send(inode, draft)
+            with self._claims.held(inode.entry.key):
+                self._take_on(inode, draft, await self._send(inode, draft))
         except ExaifsError as exc:
             inode.failure = str(exc)
             if isinstance(exc, RemoteError) and exc.temporary:
@@ -102,7 +104,6 @@ class Publisher:
             inode.uploading = False
         inode.failure = None
         self._contact.succeeded()
-        self._take_on(inode, draft, record)
 
     async def _draft(self, inode: Inode, staged: Staged) -> _Draft:
         entry = inode.entry

@@ -24,6 +24,7 @@ class Remover:
         self._table = core.table
         self._contents = core.contents
         self._objects = core.remote.objects
+        self._claims = core.claims
         self._directories = directories
         self._markers = markers
 
@@ -43,9 +44,10 @@ class Remover:
                     raise NotFound(f"no {entry.name!r} here")
                 await self.keep_bytes(inode)
                 await self._markers.keep_without(inode.entry)
-                if not inode.entry.pending:
-                    await self._objects.remove([inode.entry.key])
-                self.discard(inode)
+                with self._claims.held(inode.entry.key):
+                    if not inode.entry.pending:
+                        await self._objects.remove([inode.entry.key])
+                    self.discard(inode)
         finally:
             self._table.release(inode)
 
@@ -88,7 +90,8 @@ class Remover:
                 if self._index.has_children(entry.key):
                     raise NotEmpty(f"{entry.name!r} is not empty")
                 await self._markers.keep_without(inode.entry)
-                await self._markers.remove(inode.entry)
-                self.discard(inode)
+                with self._claims.held(inode.entry.marker_key):
+                    await self._markers.remove(inode.entry)
+                    self.discard(inode)
         finally:
             self._table.release(inode)

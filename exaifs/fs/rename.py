@@ -50,6 +50,7 @@ class Renamer:
         self._table = core.table
         self._contents = core.contents
         self._remote = core.remote
+        self._claims = core.claims
         self._directories = directories
         self._markers = markers
         self._remover = remover
@@ -103,10 +104,11 @@ class Renamer:
         if source.unlinked or (target is not None and target.unlinked):
             raise NotFound("removed meanwhile")
         await self._markers.keep_without(source.entry)
-        if source.entry.is_dir:
-            await self._rename_directory(source, target, renamed)
-        else:
-            await self._rename_file(source, target, renamed)
+        with self._claims.held(source.entry.key, renamed.key):
+            if source.entry.is_dir:
+                await self._rename_directory(source, target, renamed)
+            else:
+                await self._rename_file(source, target, renamed)
 
     # -- files -------------------------------------------------------------------------------------
 

@@ -1,0 +1,45 @@
+"""Keys whose objects are being changed from here, between the request and the index.
+
+While a key is claimed, the change feed and listings leave it alone: what they say of it may be from the
+middle of the operation, or be our own write looking like another host's. The feed asks for such keys
+again later. A claimed prefix covers everything below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import trio
+
+from exaifs.cache.index import Index
+
+
+class Claims:
+    """The claims of one mount.
+
+    Args:
+        index: keeps them, as it is asked at every merge.
+    """
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._released = trio.Event()
+
+    @contextmanager
+    def held(self, *keys: str) -> Iterator[None]:
+        """Claim keys, or prefixes that end in a slash, while the body runs."""
+        for key in keys:
+            self._index.claim(key)
+        try:
+            yield
+        finally:
+            for key in keys:
+                self._index.release(key)
+            self._released.set()
+            self._released = trio.Event()
+
+    async def wait_free(self, prefix: str) -> None:
+        """Return once no directory rename covers a prefix; a checkpoint only if one does."""
+        while self._index.is_claimed(prefix):
+            await self._released.wait()
