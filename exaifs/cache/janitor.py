@@ -67,6 +67,8 @@ async def run(shelf: Shelf, *, task_status: TaskStatus[None] = anyio.TASK_STATUS
             if sweeps % _RECONCILE_EVERY == 0:
                 await reconcile(shelf)
             await sweep(shelf, time.time_ns())
+        except OSError as exc:
+            shelf.health.failed("tidying the cache directory", exc)
         except Exception:  # noqa: BLE001 - tidying is tried again; it must not end the reads
             _log.exception("the cache janitor stumbled")
         sweeps += 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -188,12 +189,13 @@ class Site:
     def __init__(self, directory: Path, limits: CacheLimits | None = None) -> None:
         self.directory = directory
         self.bucket = Bucket()
+        self.index_directory = directory
         self.limits = limits or CacheLimits()
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[ContentStore]:
         """Open the store as a new process would."""
-        database = open_database(self.directory / "index.sqlite", "test")
+        database = open_database(self.index_directory / "index.sqlite", "test")
         try:
             async with ContentStore.open(self.directory, database, self.bucket, self.limits) as store:
                 yield store
@@ -221,6 +223,13 @@ class Site:
         path = self.directory / "staging" / name
         path.write_bytes(data)
         return path
+
+    def copy_index(self) -> Path:
+        """Copy the database to a directory beside the cache directory and return that."""
+        elsewhere = self.directory.with_name("index")
+        elsewhere.mkdir()
+        shutil.copy(self.directory / "index.sqlite", elsewhere)
+        return elsewhere
 
     def staged_files(self) -> list[Path]:
         """Return what is in the directory of the layer above."""
