@@ -72,19 +72,20 @@ class SupabaseCatalog:
         self, key: str, upload: Upload, *, local_cache_path: str | None = None
     ) -> ObjectRecord:
         """See `interface.Catalog`."""
-        size_bytes = upload.size_bytes
-        if size_bytes is None:
-            found = (await self.stat([key])).get(key)
-            if found is None:
-                raise NotFound(f"no object {key!r}")
-            size_bytes = found.size_bytes
-        fields = commit_fields(upload, size_bytes, local_cache_path)
-        record = await self._record(key, "exaifs_commit", p_key=key, p_fields=fields)
+        record = await self._commit(key, upload, upload.size_bytes, local_cache_path)
+        if upload.size_bytes is None and record.write_id is None:
+            record = await self._commit(key, upload, record.size_bytes, local_cache_path)
         if not xattrs_fit(upload) and record.write_id == upload.write_id:
             # Where the server keeps the upload's header, the row has all of it but these.
             dropped = [name for name in record.xattrs if name not in upload.xattrs]
             return await self.patch(key, RowPatch(set_xattrs=upload.xattrs, drop_xattrs=dropped))
         return record
+
+    async def _commit(
+        self, key: str, upload: Upload, size_bytes: int | None, local_cache_path: str | None
+    ) -> ObjectRecord:
+        fields = commit_fields(upload, size_bytes, local_cache_path)
+        return await self._record(key, "exaifs_commit", p_key=key, p_fields=fields)
 
     async def patch(self, key: str, patch: RowPatch) -> ObjectRecord:
         """See `interface.Catalog`."""

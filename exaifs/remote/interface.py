@@ -38,7 +38,8 @@ class Upload:
         posix: attributes for the row.
         write_id: unique for this write, so that a foreign one can be told apart.
         xattrs: the user's own attributes.
-        size_bytes: of the body; lets `commit` see that somebody wrote after us. None costs it a request.
+        size_bytes: of the body, by which `commit` knows our object from another's on a server that drops
+            metadata. None costs it a second request there.
     """
 
     sha256: str

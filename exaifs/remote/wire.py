@@ -74,8 +74,8 @@ def _fields(upload: Upload) -> dict[str, Any]:
     }
 
 
-def commit_fields(upload: Upload, size_bytes: int, local_cache_path: str | None) -> str:
-    """Return `p_fields` of `exaifs_commit`."""
+def commit_fields(upload: Upload, size_bytes: int | None, local_cache_path: str | None) -> str:
+    """Return `p_fields` of `exaifs_commit`; without a size it completes no row."""
     fields = {**_fields(upload), "size": size_bytes}
     if local_cache_path is not None:
         fields["local_cache_path"] = local_cache_path

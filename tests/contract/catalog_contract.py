@@ -78,6 +78,21 @@ class CatalogContract:
         first = await write(world.remote, key, b"x", upload)
         assert await world.remote.catalog.commit(key, upload) == first
 
+    async def test_commit_without_size(self, world: World) -> None:
+        """A commit that does not know the size gets a complete row all the same."""
+        upload = replace(upload_of(b"content"), size_bytes=None)
+        record = await write(world.remote, f"{world.prefix}a", b"content", upload)
+        assert (record.sha256, record.write_id) == (upload.sha256, upload.write_id)
+
+    async def test_commit_after_another_write(self, world: World) -> None:
+        """A commit never puts our hash on bytes that somebody wrote after us."""
+        key = f"{world.prefix}raced"
+        ours = upload_of(b"ours")
+        await world.remote.objects.put(key, BytesBody(b"ours"), ours)
+        await world.put_as_other(key, b"theirs, longer", "text/plain")
+        record = await world.remote.catalog.commit(key, ours)
+        assert (record.sha256, record.write_id, record.size_bytes) == (None, None, 14)
+
     async def test_commit_of_nothing(self, world: World) -> None:
         """A commit finds out that somebody deleted the object meanwhile."""
         with pytest.raises(NotFound):
