@@ -89,6 +89,22 @@ def test_malformed_metadata_is_ignored(project: Project) -> None:
     assert _errors(project) == 0
 
 
+def test_metadata_as_a_json_string(project: Project) -> None:
+    """The embedded storage on a PostgreSQL of its own writes JSON as a string; nonsense does no harm."""
+    project.put("a", b"abc")
+    project.put("b", b"abc")
+    project.admin.execute("""
+        UPDATE storage.objects SET metadata = to_jsonb(metadata::text), version = 'v2' WHERE name = 'a';
+        UPDATE storage.objects SET metadata = '"no JSON"', version = 'v2' WHERE name = 'b'
+    """)
+    first, second = project.record("a"), project.record("b")
+    assert first is not None
+    assert second is not None
+    assert (first["size"], first["mime"], first["version"]) == (3, "text/plain", "v2")
+    assert (second["size"], second["mime"], second["version"]) == (0, "application/octet-stream", "v2")
+    assert _errors(project) == 0
+
+
 def test_move_keeps_the_file(project: Project) -> None:
     """A move changes name and version, nothing else; the feed sees both names."""
     project.put("a.txt", b"x", upload_of(b"x"))

@@ -43,7 +43,9 @@ BEGIN
             WHERE x.bucket = p_bucket AND x.supabase_storage_path = k.key LIMIT 1
         ) m ON true
         CROSS JOIN LATERAL (
-            SELECT CASE WHEN jsonb_typeof(o.metadata) = 'string' THEN (o.metadata #>> '{}')::jsonb ELSE o.metadata END AS j
+            SELECT CASE
+                WHEN jsonb_typeof(o.metadata) = 'object' THEN o.metadata ELSE public.exaifs_json_object(o.metadata)
+            END AS j
         ) d
         CROSS JOIN LATERAL (SELECT m.metadata ->> 'version' = coalesce(o.version, '') AS ok) v
     );
