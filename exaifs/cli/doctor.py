@@ -49,7 +49,7 @@ def command(session: Session, /, *, as_json: bool, **flags: Any) -> int:
     logs.setup(flags["log_level"] or "warning", "auto", ())
     report = trio.run(examine, lambda: _load(session, flags))
     if as_json:
-        say_json(report.to_json())
+        say_json(report.to_json(), session.redact)
     else:
         _show(report, session)
     return 0 if report.healthy else 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -33,6 +34,6 @@ def complain(message: str) -> None:
     console(sys.stderr).print(f"exaifs: {' '.join(message.split())}", style="red")
 
 
-def say_json(value: Any) -> None:
-    """Print a value for programs."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+def say_json(value: Any, redact: Callable[[str], str] = str) -> None:
+    """Print a value for programs; `redact` sees the whole text."""
+    sys.stdout.write(redact(json.dumps(value, indent=2, ensure_ascii=False)) + "\n")

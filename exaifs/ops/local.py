@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -17,13 +19,15 @@ FUSE_CONF: Final = Path("/etc/fuse.conf")
 STATUS: Final = Path("/proc/self/status")
 _CAP_SYS_ADMIN: Final = 21
 """Number of the capability, see capabilities(7)."""
+LIBRARIES: Final[Mapping[str, str]] = {"pyfuse3": "libfuse3-3", "magic": "libmagic1"}
+"""Python module, and the Debian package of the library under it."""
 LOW_SPACE_BYTES: Final = 256 * MIB
 """Below this a mount works, but a file of the usual limit (50 MiB) may soon find no room."""
 
 
 def examine_machine(config: Config | None) -> tuple[Check, ...]:
-    """Check /dev/fuse, fusermount3 and, with a configuration, the cache directory and --allow-other."""
-    checks = [fuse_device(), fusermount()]
+    """Check what FUSE needs and, with a configuration, the cache directory and --allow-other."""
+    checks = [fuse_device(), fusermount(), libraries()]
     if config is not None:
         checks.append(cache_directory(config.cache_dir))
         if config.allow_other:
@@ -87,6 +91,18 @@ def fusermount() -> Check:
         "is not on the PATH" + (" (root can do without)" if os.geteuid() == 0 else ""),
         fix="Install Debian's package fuse3.",
     )
+
+
+def libraries(names: Mapping[str, str] = LIBRARIES) -> Check:
+    """Load the bindings that need a library of the system, as a mount will."""
+    name, title = "libraries", "system libraries"
+    for module, package in names.items():
+        try:
+            importlib.import_module(module)
+        except ImportError as exc:
+            fix = f"Install Debian's package {package}, then exaifs again if that is not enough."
+            return Check(name, title, Status.FAILED, f"{module} cannot be loaded: {exc}", fix=fix)
+    return Check(name, title, Status.OK, "libfuse3 and libmagic can be loaded")
 
 
 def may_mount(process_status: str) -> bool:

@@ -212,7 +212,9 @@ _KINDS: Final[Mapping[int, type[ExaifsError]]] = {
 
 
 def _not_supabase(response: httpx.Response) -> str:
-    start = " ".join(response.text.split())[:_PAGE_START]
+    # A page that quotes the request must not have our key cut in two, where nobody knows it any more.
+    text = response.text.replace(response.request.headers.get("apikey") or "\0", "[redacted]")
+    start = " ".join(text.split())[:_PAGE_START]
     kind = response.headers.get("content-type", "").partition(";")[0]
     what = f"{kind or 'no content type'}, {start!r}" if start else "no content"
     return f"what answers there (HTTP {response.status_code}, {what}) is no Supabase"

@@ -25,12 +25,18 @@ COMMANDS: Commands = (
     ("doctor", "--no-such-flag"),
     ("dev", "--state-dir", "/proc/nonexistent"),
 )
-TALKING: Commands = (("doctor",), ("init", "--apply"), ("mount", "/nonexistent/mountpoint"))
+TALKING: Commands = (
+    ("doctor",),
+    ("doctor", "--json"),
+    ("init", "--apply"),
+    ("mount", "/nonexistent/mountpoint"),
+)
 
 
 def parts(secret: str) -> Iterator[str]:
-    """Yield the secret and, of a JWT, each of its parts."""
+    """Yield the secret, its first half and, of a JWT, each of its parts."""
     yield secret
+    yield secret[: len(secret) // 2]
     yield from (part for part in secret.split(".") if len(part) > 10)
 
 
@@ -69,7 +75,7 @@ def test_nothing_is_shown_when_the_server_repeats_the_key(stranger: Stranger, tm
     key = "sb_secret_0123456789-abcdefghijklmnopqrstuvwxyz"
     page = f"Bad request. Your headers: Authorization: Bearer {key}; apikey: {key}".encode()
     url = stranger.answering(400, "text/plain", page)
-    run_everything({"SUPABASE_URL": url, "SUPABASE_SERVICE_ROLE_KEY": key}, tmp_path)
+    run_everything({"SUPABASE_URL": url, "SUPABASE_SERVICE_ROLE_KEY": key}, tmp_path, TALKING)
 
 
 @pytest.mark.slow

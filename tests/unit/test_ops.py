@@ -12,7 +12,7 @@ import pytest
 
 from exaifs.ops.checks import Status
 from exaifs.ops.keys import objection, read_key
-from exaifs.ops.local import allow_other, cache_directory, fuse_device, may_mount
+from exaifs.ops.local import allow_other, cache_directory, fuse_device, libraries, may_mount
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 URL = "https://abcdefgh.supabase.co"
@@ -69,6 +69,14 @@ def test_the_capability_to_mount_is_read_from_proc() -> None:
     assert may_mount("Name:\tx\nCapEff:\t000001ffffffffff\n")
     assert not may_mount("Name:\tx\nCapEff:\t00000000a80425fb\n")
     assert may_mount("no such line")
+
+
+def test_a_library_that_cannot_be_loaded_names_its_package() -> None:
+    """Both that a mount needs are here; one that is not is named with Debian's package."""
+    assert libraries().status is Status.OK
+    missing = libraries({"no_such_module_anywhere": "libnothing1"})
+    assert missing.status is Status.FAILED
+    assert "libnothing1" in missing.fix
 
 
 def test_a_missing_device_names_docker_and_modprobe(tmp_path: Path) -> None:
