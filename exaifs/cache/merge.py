@@ -216,18 +216,27 @@ def _merge_marker(merge: _Merge, prefix: str, record: ObjectRecord | None) -> No
 
 
 def _reveal(merge: _Merge, prefix: str) -> bool:
-    """Show the nearest folder on the way to `prefix`; tell whether the directory itself is loaded."""
-    if merge.index.loaded_at_ns(prefix) is not None:
+    """Show the folders on the way to `prefix`; tell whether the directory itself is loaded.
+
+    A folder that a loaded directory did not have was empty until now: all that is in it comes through
+    the feed, so it is loaded from the start.
+    """
+    index = merge.index
+    if index.loaded_at_ns(prefix) is not None:
         return True
-    above, child = prefix, prefix
-    while above:
-        child, above = above, split_key(above[:-1])[0]
-        if merge.index.loaded_at_ns(above) is not None:
-            component = child[len(above) : -1]
-            if merge.index.directory(child) is None and is_showable(component):
-                merge.folder(above, Folder(component, None))
-            break
-    return False
+    if prefix == "":
+        return False
+    above = split_key(prefix[:-1])[0]
+    if not _reveal(merge, above):
+        return False
+    component = prefix[len(above) : -1]
+    if not is_showable(component) or index.directory(prefix) is not None:
+        return False
+    merge.folder(above, Folder(component, None))
+    if index.directory(prefix) is None:
+        return False  # claimed: asked for again later
+    index.mark_loaded(prefix, merge.at_ns)
+    return True
 
 
 def _prune(merge: _Merge, prefix: str) -> None:

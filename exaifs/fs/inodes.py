@@ -189,6 +189,13 @@ class InodeTable:
         if not inode.unlinked:
             self._index.put(inode.entry)
 
+    def put(self, entry: Entry) -> None:
+        """Write an entry to the index, and to its inode if that is in use."""
+        self._index.put(entry)
+        inode = self._inodes.get(entry.ino)
+        if inode is not None:
+            inode.entry = entry
+
     def refresh(self, inodes: Iterable[Inode]) -> None:
         """Read entries again whose names changed underneath (directory rename)."""
         for inode in inodes:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+import math
 from dataclasses import dataclass
 
 import trio
@@ -39,8 +39,7 @@ class Invalidations:
 
     def __init__(self, index: Index) -> None:
         self._index = index
-        self._queue: deque[Invalidation] = deque()
-        self._arrived = trio.Event()
+        self._send, self._receive = trio.open_memory_channel[Invalidation](math.inf)
 
     def note(self, difference: Difference) -> None:
         """Queue what a merge changed."""
@@ -69,12 +68,8 @@ class Invalidations:
             self._put(StaleName(directory.ino, entry.name))
 
     def _put(self, invalidation: Invalidation) -> None:
-        self._queue.append(invalidation)
-        self._arrived.set()
+        self._send.send_nowait(invalidation)
 
     async def take(self) -> Invalidation:
         """Return the oldest, waiting for one."""
-        while not self._queue:
-            self._arrived = trio.Event()
-            await self._arrived.wait()
-        return self._queue.popleft()
+        return await self._receive.receive()

@@ -31,11 +31,12 @@ class Markers:
     def __init__(self, core: Core) -> None:
         self._remote = core.remote
         self._index = core.index
+        self._table = core.table
         self._claims = core.claims
 
     async def write(self, directory: Entry, posix: Posix) -> Entry:
         """Put a directory's marker and return its entry, not yet in the index."""
-        upload = Upload(_EMPTY_SHA256, _MIME, posix, secrets.token_hex(16))
+        upload = Upload(_EMPTY_SHA256, _MIME, posix, secrets.token_hex(16), size_bytes=0)
         await self._remote.objects.put(directory.marker_key, BytesBody(b""), upload)
         record = await self._remote.catalog.commit(directory.marker_key, upload)
         return with_marker(directory, record)
@@ -48,7 +49,7 @@ class Markers:
         with self._claims.held(directory.marker_key):
             marked = await self.write(directory, directory.posix)
             if self._index.directory(prefix) is not None:
-                self._index.put(marked)
+                self._table.put(marked)
         return marked
 
     async def keep_without(self, entry: Entry) -> None:

@@ -387,8 +387,4 @@ class Namespace:
         directory = self._index.directory(prefix)
         if directory is None:
             return
-        entry = touched(directory, now_ns)
-        inode = self._table.live(entry.ino)
-        if inode is not None:
-            inode.entry = touched(inode.entry, now_ns)
-        self._index.put(entry)
+        self._table.put(touched(directory, now_ns))

@@ -117,6 +117,7 @@ class Publisher:
             posix=replace(entry.posix, kind=entry.kind, mtime_ns=entry.mtime_ns),
             write_id=secrets.token_hex(16),
             xattrs=xattrs,
+            size_bytes=staged.size_bytes,
         )
         return _Draft(staged, generation, upload)
 

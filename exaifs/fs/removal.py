@@ -87,6 +87,8 @@ class Remover:
         try:
             async with inode.lock:
                 await self._directories.ensure(entry.key)
+                if inode.unlinked:
+                    raise NotFound(f"no {entry.name!r} here")
                 if self._index.has_children(entry.key):
                     raise NotEmpty(f"{entry.name!r} is not empty")
                 await self._markers.keep_without(inode.entry)

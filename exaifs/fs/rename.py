@@ -219,7 +219,7 @@ class Renamer:
         if component == PLACEHOLDER:
             directory = self._index.directory(parent)
             if directory is not None and not directory.marker:
-                self._index.put(with_marker(directory, record))
+                self._table.put(with_marker(directory, record))
             return
         entry = self._index.file(parent, component)
         if entry is None or entry.pending:

@@ -357,3 +357,14 @@ async def test_no_inode_is_left_behind(mount: Mount) -> None:
             await paths.unlink(f"g{number}")
         await paths.ls()
         assert [inode for inode in paths.fs.core.table if inode.ino != 1] == []
+
+
+async def test_a_removed_folder_of_others_does_not_come_back(server: DoubleServer, mount: Mount) -> None:
+    """The marker that keeps an emptied folder goes with the folder."""
+    server.bucket.put("d/a", b"x")
+    server.bucket.put("d/b", b"y")
+    async with mount() as paths, paths.inode("d"):
+        await paths.unlink("d/a")
+        await paths.unlink("d/b")
+        await paths.rmdir("d")
+        assert list(server.bucket.objects) == []

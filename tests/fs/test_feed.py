@@ -1,0 +1,209 @@
+"""The change feed: what other hosts do appears without a listing. Polls are made by hand here."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import trio
+
+from exaifs.errors import NotFound, Stale
+from exaifs.fs.invalidation import Invalidation, StaleAttributes, StaleName
+from exaifs.model import AttributeChange
+from tests.fs.conftest import Mount
+from tests.support.double import DoubleServer
+from tests.support.paths import CALLER, Paths
+
+pytestmark = pytest.mark.anyio
+
+
+async def follow(paths: Paths) -> None:
+    """Take in everything up to now."""
+    with trio.fail_after(5):
+        while await paths.fs.feed.poll():
+            pass
+
+
+async def told(paths: Paths) -> set[Invalidation]:
+    """Return what the kernel would have been told by now."""
+    found: set[Invalidation] = set()
+    with trio.move_on_after(0.2):
+        while True:
+            found.add(await paths.fs.invalidations.take())
+    return found
+
+
+async def test_what_one_mount_does_the_other_sees(server: DoubleServer, mount: Mount) -> None:
+    """Create, overwrite, chmod, xattr, rename, delete: seen by the other without a listing."""
+    async with mount("one") as one, mount("two") as two:
+        await one.mkdir("d")
+        await one.create("d/a", b"1")
+        await one.create("d/b", b"2")
+        await follow(two)
+        assert await two.ls("d") == ["a", "b"]
+        server.counts.clear()
+        await one.overwrite("d/a", b"9")
+        await one.setattr("d/b", AttributeChange(mode=0o600))
+        await one.setxattr("d/b", "user.k", b"v")
+        await one.create("d/c", b"3")
+        await one.mkdir("d/sub")
+        await follow(two)
+        assert await two.ls("d") == ["a", "b", "c", "sub"]
+        assert await two.read("d/a") == b"9"
+        assert (await two.stat("d/b")).mode & 0o777 == 0o600
+        assert await two.getxattr("d/b", "user.k") == b"v"
+        await one.rename("d/c", "d/moved")
+        await one.unlink("d/a")
+        await one.rmdir("d/sub")
+        await follow(two)
+        assert await two.ls("d") == ["b", "moved"]
+        assert server.counts["list_directory"] == 0
+
+
+async def test_names_and_attributes_cost_nothing(server: DoubleServer, mount: Mount) -> None:
+    """While the feed is live a loaded directory is never listed again, however old."""
+    for number in range(1000):
+        server.bucket.put(f"d/{number}", b"x")
+    async with mount() as paths:
+        names = await paths.ls("d")
+        server.counts.clear()
+        for name in names:
+            await paths.stat(f"d/{name}")
+        assert await paths.ls("d") == names
+        with pytest.raises(NotFound):
+            await paths.stat("d/absent")
+        assert sum(server.counts.values()) == 0
+
+
+async def test_a_restart_catches_up_without_listing(server: DoubleServer, mount: Mount) -> None:
+    """What happened while the mount was away comes from the log."""
+    server.bucket.put("d/old", b"1")
+    server.bucket.put("d/gone", b"1")
+    async with mount() as paths:
+        assert await paths.ls("d") == ["gone", "old"]
+        ino = (await paths.stat("d/old")).ino
+    server.bucket.put("d/new", b"2")
+    server.bucket.remove(["d/gone"])
+    server.counts.clear()
+    async with mount() as paths:
+        assert await paths.ls("d") == ["new", "old"]
+        assert (await paths.stat("d/old")).ino == ino
+        assert server.counts["list_directory"] == 0
+
+
+async def test_a_trimmed_log_means_listing_once_more(server: DoubleServer, mount: Mount) -> None:
+    """When the log does not reach back to the cursor, everything loaded is listed once."""
+    server.bucket.put("d/old", b"1")
+    async with mount() as paths:
+        assert await paths.ls("d") == ["old"]
+    server.bucket.put("d/new", b"2")
+    server.bucket.remove(["d/old"])
+    server.bucket.trim_log()
+    async with mount() as paths:
+        assert await paths.ls("d") == ["new"]
+        server.counts.clear()
+        assert await paths.ls("d") == ["new"]
+        assert server.counts["list_directory"] == 0
+
+
+async def test_folders_come_and_go_with_their_files(server: DoubleServer, mount: Mount) -> None:
+    """A folder of other clients exists while something is in it, at any depth."""
+    server.bucket.put("top", b"x")
+    async with mount() as paths:
+        assert await paths.ls() == ["top"]
+        server.bucket.put("a/b/c/file", b"1")
+        await follow(paths)
+        assert await paths.ls() == ["a", "top"]
+        assert await paths.ls("a/b/c") == ["file"]
+        server.bucket.remove(["a/b/c/file"])
+        await follow(paths)
+        assert await paths.ls() == ["top"]
+
+
+async def test_the_kernel_is_told(server: DoubleServer, mount: Mount) -> None:
+    """Replaced names, changed attributes and their directories are queued for invalidation."""
+    server.bucket.put("d/a", b"1")
+    async with mount("one") as one, mount("two") as two:
+        attributes = await two.stat("d/a")
+        parent = await two.stat("d")
+        await one.overwrite("d/a", b"2")
+        await follow(two)
+        assert {StaleName(parent.ino, "a"), StaleAttributes(parent.ino)} <= await told(two)
+        current = await two.stat("d/a")
+        assert current.ino != attributes.ino
+        await one.setattr("d/a", AttributeChange(mode=0o600))
+        await follow(two)
+        assert StaleAttributes(current.ino) in await told(two)
+
+
+async def test_opening_a_replaced_inode_makes_the_kernel_look_again(
+    server: DoubleServer, mount: Mount
+) -> None:
+    """ESTALE on open: the kernel then looks the name up anew and opens the new file."""
+    server.bucket.put("f", b"old")
+    async with mount() as paths, paths.inode("f") as ino:
+        server.bucket.put("f", b"new!")
+        await follow(paths)
+        with pytest.raises(Stale):
+            await paths.fs.files.open(ino, os.O_RDONLY, CALLER)
+        assert await paths.read("f") == b"new!"
+
+
+async def test_our_own_upload_is_not_taken_for_anothers(server: DoubleServer, mount: Mount) -> None:
+    """The feed that sees our object before its answer is processed leaves the inode alone."""
+    async with mount() as paths:
+        await paths.create("f", b"1")
+        ino = (await paths.stat("f")).ino
+        async with trio.open_nursery() as nursery:
+            with server.hold("commit") as gate:
+                nursery.start_soon(paths.overwrite, "f", b"22")
+                await gate.wait_arrived()
+                await follow(paths)
+                assert (await paths.stat("f")).ino == ino
+        await follow(paths)
+        after = await paths.stat("f")
+        assert (after.ino, after.size_bytes) == (ino, 2)
+
+
+async def test_a_change_during_our_own_is_not_lost(server: DoubleServer, mount: Mount) -> None:
+    """What the feed had to leave alone is asked for again: the last writer's bytes are shown."""
+    async with mount() as paths:
+        await paths.create("f", b"1")
+        async with trio.open_nursery() as nursery:
+            with server.hold("commit") as gate:
+                nursery.start_soon(paths.overwrite, "f", b"ours")
+                await gate.wait_arrived()
+                server.bucket.put("f", b"theirs")
+                await follow(paths)
+        await follow(paths)
+        assert await paths.read("f") == b"theirs"
+
+
+async def test_a_directory_rename_seen_half_way(server: DoubleServer, mount: Mount) -> None:
+    """The feed sees objects move one by one; nothing is lost from either listing."""
+    for number in range(20):
+        server.bucket.put(f"old/{number:02}", b"%d" % number)
+    async with mount() as paths:
+        names = await paths.ls("old")
+        async with trio.open_nursery() as nursery:
+            with server.hold("list_tree") as gate:
+                nursery.start_soon(paths.rename, "old", "new")
+                await gate.wait_arrived()
+                await follow(paths)
+        await follow(paths)
+        await follow(paths)
+        assert await paths.ls() == ["new"]
+        assert await paths.ls("new") == names
+
+
+async def test_without_a_trigger_listings_age(server: DoubleServer, mount: Mount) -> None:
+    """No change log: directories are listed again as they age, and the state says why."""
+    server.trigger_installed = False
+    server.bucket.put("a", b"1")
+    async with mount(freshness_s=1e-6) as paths:
+        assert await paths.ls() == ["a"]
+        server.bucket.put("b", b"2")
+        assert await paths.ls() == ["a", "b"]
+        assert not paths.fs.core.contact.followed
+        assert paths.fs.feed.problem is not None
+        assert "exaifs init" in paths.fs.feed.problem
