@@ -11,7 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -63,8 +63,18 @@ ENVIRONMENT: Final = (
 )
 
 
+class _Interrupted(Exception):
+    """Ctrl-C, past click, which would print an empty line of its own."""
+
+
 class _Commands(click.Group):
     """A group whose members are modules of this package, imported on use."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as exc:
+            raise _Interrupted from exc
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(COMMANDS)
@@ -130,7 +140,9 @@ def _report(exc: BaseException, session: Session) -> int:
     cause = _cause(exc)
     if isinstance(cause, SystemExit):
         return cause.code if isinstance(cause.code, int) else EXIT_FAILED
-    if isinstance(cause, (KeyboardInterrupt, click.Abort)):
+    if isinstance(cause, (KeyboardInterrupt, _Interrupted, click.Abort)):
+        if sys.stderr.isatty():
+            sys.stderr.write("\n")  # below the terminal's own ^C
         complain("interrupted")
         return EXIT_INTERRUPTED
     if isinstance(cause, click.exceptions.NoArgsIsHelpError):
