@@ -187,11 +187,15 @@ class ContentStore:
         self._shelf.check(ref)
         sha256 = self._shelf.sha256_of(ref)
         if sha256 is not None and await self._shelf.disk.open(sha256) is not None:
-            self._shelf.disk.touch(sha256)
-        elif ref.size_bytes > SMALL_BYTES:
+            if await self._shelf.disk.has_file(sha256):
+                self._shelf.disk.touch(sha256)
+                return
+            await self._shelf.disk.discard(sha256)  # open, but somebody removed its name
+        if ref.size_bytes > SMALL_BYTES:
             await self._transfer(ref).wait_kept()
         else:
             data = await self._small_content(ref)
+            await self._small.wait_written()
             problem = await self._shelf.keep_bytes(sha256_of_bytes(data), data)
             if problem is not None:
                 raise problem
@@ -255,6 +259,7 @@ class ContentStore:
 
     async def drop_clean(self) -> None:
         """Drop every content that nobody has open, from memory and disk."""
+        await self._small.wait_written()
         await self._shelf.drop_clean()
 
     async def sweep(self, now_ns: int | None = None) -> SweepReport:

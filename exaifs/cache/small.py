@@ -31,6 +31,8 @@ Spawn = Callable[..., Any]
 class _Job:
     def __init__(self) -> None:
         self.answered = anyio.Event()
+        self.over = anyio.Event()
+        """Its bytes are on disk, or will not be."""
         self.data: bytes | None = None
         self.error: Exception | None = None
 
@@ -77,6 +79,11 @@ class SmallContents:
         assert job.data is not None
         return job.data
 
+    async def wait_written(self) -> None:
+        """Return when what has arrived so far is on disk, or cannot be."""
+        for job in [job for job in self._jobs.values() if job.answered.is_set()]:
+            await job.over.wait()
+
     def close(self, error: ExaifsError) -> None:
         """Send everybody away who still waits."""
         for job in self._jobs.values():
@@ -101,6 +108,7 @@ class SmallContents:
                     await self._shelf.keep_bytes(sha256, data)
         finally:
             del self._jobs[ref.version]
+            job.over.set()
 
     async def _verified(self, ref: ObjectRef) -> tuple[bytes, str]:
         """Download until the hash is right: twice at most."""

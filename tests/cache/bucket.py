@@ -250,6 +250,10 @@ class Site:
         """Return the files of complete contents."""
         return sorted(path for path in (self.directory / "content").glob("*/*") if path.is_file())
 
+    def content_sizes(self) -> list[int]:
+        """Return the sizes of complete contents."""
+        return [path.stat().st_size for path in self.content_files()]
+
     def partial_files(self) -> list[Path]:
         """Return the files of unfinished contents."""
         return sorted((self.directory / "partial").iterdir())

@@ -103,6 +103,20 @@ async def test_a_file_cut_short_under_the_store_is_fetched_again(site: Site, siz
 
 
 @pytest.mark.parametrize("size_bytes", [100 * KIB, SIZE], ids=["small", "large"])
+async def test_a_file_removed_under_the_store_is_made_again(site: Site, size_bytes: int) -> None:
+    """Whoever needs the file on disk gets one, even when only its descriptor was left."""
+    data = DATA[:size_bytes]
+    ref = site.bucket.put("a", data)
+    async with site.open() as store:
+        store.pin(ref)
+        await store.materialize(ref)
+        assert await store.read(ref, 0, size_bytes) == data
+        site.spoil(ref, lambda _: None)
+        await store.materialize(ref)
+        assert store.local_path(ref) in site.content_files()
+
+
+@pytest.mark.parametrize("size_bytes", [100 * KIB, SIZE], ids=["small", "large"])
 async def test_complete_contents_survive_a_restart_without_a_request(site: Site, size_bytes: int) -> None:
     """What was read whole is there for the next process, with Supabase away."""
     data = DATA[:size_bytes]
