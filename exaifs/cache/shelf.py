@@ -184,7 +184,10 @@ class Shelf:
 
     def may_write(self, size_bytes: int) -> bool:
         """Tell whether a content of this size can be kept on disk."""
-        return self.health.usable() and size_bytes <= self.limits.disk_bytes - self._protected_bytes()
+        free_bytes = self.limits.disk_bytes - self.disk.total_bytes - self.partial_bytes
+        if size_bytes > free_bytes:
+            free_bytes = self.limits.disk_bytes - self._protected_bytes()
+        return self.health.usable() and size_bytes <= free_bytes
 
     async def keep_file(
         self, path: Path, sha256: str, size_bytes: int, file: LocalFile | None = None
