@@ -121,10 +121,19 @@ class Files:
             Stale: this version is gone from the bucket and was not cached.
             RemoteError: not cached, and Supabase does not answer.
         """
-        data = self.read_nowait(fh, offset, size_bytes)
-        if data is not None:
-            return data
-        return await self._contents.read(self._handles.file(fh).inode.entry.ref, offset, size_bytes)
+        while True:
+            data = self.read_nowait(fh, offset, size_bytes)
+            if data is not None:
+                return data
+            inode = self._handles.file(fh).inode
+            ref = inode.entry.ref
+            try:
+                return await self._contents.read(ref, offset, size_bytes)
+            except Stale:
+                # Our own rename gives the same bytes another version.
+                await self._core.claims.wait_free(ref.key)
+                if inode.entry.ref == ref and inode.staged is None:
+                    raise
 
     async def write(self, fh: Handle, offset: int, data: bytes) -> int:
         """Write to the staged copy.

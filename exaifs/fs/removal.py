@@ -5,7 +5,7 @@ from __future__ import annotations
 import structlog
 
 from exaifs.cache.entries import Entry
-from exaifs.errors import IsADirectory, NotADirectory, NotEmpty, NotFound, RemoteError
+from exaifs.errors import ExaifsError, IsADirectory, NotADirectory, NotEmpty, NotFound
 from exaifs.fs.core import Core
 from exaifs.fs.directories import Directories
 from exaifs.fs.inodes import Inode
@@ -57,7 +57,7 @@ class Remover:
             return
         try:
             await self._contents.materialize(inode.entry.ref)
-        except RemoteError as exc:
+        except ExaifsError as exc:
             _log.warning(
                 "open file removed before its bytes were fetched",
                 path=path_of(inode.entry.key),

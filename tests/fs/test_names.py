@@ -6,6 +6,8 @@ import os
 import stat
 
 import pytest
+import trio
+import trio.testing
 
 from exaifs.errors import (
     Exists,
@@ -368,3 +370,22 @@ async def test_a_removed_folder_of_others_does_not_come_back(server: DoubleServe
         await paths.unlink("d/b")
         await paths.rmdir("d")
         assert list(server.bucket.objects) == []
+
+
+async def test_a_reader_goes_on_during_our_own_rename(server: DoubleServer, mount: Mount) -> None:
+    """Between the move on the server and our taking it in, the old version is gone; readers wait."""
+    data = os.urandom(3_000_000)
+    server.bucket.put("old", data)
+    got: list[bytes] = []
+    async with mount() as paths, paths.open("old") as handle:
+        async with trio.open_nursery() as nursery:
+            with server.hold("stat") as gate:
+                nursery.start_soon(paths.rename, "old", "new")
+                await gate.wait_arrived()
+
+                async def read() -> None:
+                    got.append(await paths.read_all(handle))
+
+                nursery.start_soon(read)
+                await trio.testing.wait_all_tasks_blocked(0.05)
+        assert got == [data]
