@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from functools import partial
 from pathlib import Path
 
 import structlog
 
 _log = structlog.get_logger(__name__)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised when the tables change; an index of another version is rebuilt, not migrated."""
+
+_CHECK_BUDGET_S = 0.3
+"""How long the check for damage may take: a mount serves within a second whatever the bucket's size."""
 
 _SCHEMA = """
 -- What this file belongs to, and single values: identity, cursor, next_ino.
@@ -40,14 +44,33 @@ CREATE TABLE entries (
   created_ns INTEGER NOT NULL,
   updated_ns INTEGER NOT NULL,     -- last write, by the server's clock
   ctime_ns INTEGER NOT NULL,       -- last change of data or attributes
-  posix TEXT NOT NULL,             -- JSON of model.Posix
+  mode INTEGER,                    -- with the next four: model.Posix; null: not recorded
+  uid INTEGER,
+  gid INTEGER,
+  mtime_ns INTEGER,
+  posix_kind TEXT NOT NULL,        -- file | dir | symlink
   xattrs TEXT NOT NULL,            -- JSON: name to base64
   provider_file_ids TEXT NOT NULL, -- JSON
   PRIMARY KEY (parent, name)
 ) WITHOUT ROWID;
--- A key may be both a file and a folder; each has a row and a name of its own.
-CREATE UNIQUE INDEX entries_by_key ON entries (parent, component, kind = 'dir');
+-- A key may be both a file and a folder; each has a row and a name of its own. SQLite uses this index only
+-- for a query that compares the expression (kind = 'dir') itself.
+CREATE UNIQUE INDEX entries_by_key ON entries (parent, component, (kind = 'dir'));
 CREATE INDEX entries_by_content ON entries (sha256) WHERE sha256 IS NOT NULL;
+-- Link counts and what is unsent are asked often, of directories with any number of files.
+CREATE INDEX directories_by_parent ON entries (parent) WHERE kind = 'dir';
+CREATE INDEX pending_by_parent ON entries (parent) WHERE pending;
+
+-- Names that lost their plain form to another key: few, and counted in the status.
+CREATE INDEX entries_marked ON entries (parent, name) WHERE substr(name, -9) = CAST(' (object)' AS BLOB);
+
+-- Keys that no path can name, in loaded directories.
+CREATE TABLE odd_keys (
+  key TEXT PRIMARY KEY,
+  prefix TEXT NOT NULL,            -- the directory that holds them: what follows cannot be shown
+  kind TEXT NOT NULL               -- names.OddKind
+) WITHOUT ROWID;
+CREATE INDEX odd_keys_by_prefix ON odd_keys (prefix);
 
 -- Directories whose names are all in `entries`.
 CREATE TABLE loaded (
@@ -112,22 +135,40 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _problem(path: Path, identity: str) -> str | None:
-    """Say what is wrong with an existing file; None when it can be used."""
+    """Say what is wrong with an existing file; None when it can be used.
+
+    A large file is checked as far as the time allows.
+    """
     connection: sqlite3.Connection | None = None
     try:
         connection = _connect(path)
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version != SCHEMA_VERSION:
             return f"schema version {version}, not {SCHEMA_VERSION}"
-        verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if verdict != "ok":
-            return f"damaged: {verdict}"
         row = connection.execute("SELECT value FROM meta WHERE name = 'identity'").fetchone()
         if row is None or row[0] != identity:
             return "it belongs to another bucket"
+        verdict = _quick_check(connection)
+        if verdict != "ok":
+            return f"damaged: {verdict}"
     except sqlite3.DatabaseError as exc:
         return f"damaged: {exc}"
     finally:
         if connection is not None:
             connection.close()
     return None
+
+
+def _quick_check(connection: sqlite3.Connection) -> str:
+    end = time.monotonic() + _CHECK_BUDGET_S
+    connection.set_progress_handler(partial(_is_over, end), 10_000)
+    try:
+        return str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+    except sqlite3.OperationalError as exc:
+        if exc.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+            raise
+        return "ok"
+
+
+def _is_over(end: float) -> bool:
+    return time.monotonic() > end

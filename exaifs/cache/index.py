@@ -22,9 +22,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from exaifs.cache.entries import COLUMNS, Entry, from_row, to_row
+from exaifs.cache.oddkeys import OddKeys
 from exaifs.model import ROOT_INO, Ino, Posix
 from exaifs.names import split_key
 
+_SELECT = f"SELECT {', '.join(COLUMNS)} FROM entries WHERE "  # noqa: S608  # constants only
 _UPSERT = (
     f"INSERT OR REPLACE INTO entries ({', '.join(COLUMNS)}) "  # noqa: S608  # constants only
     f"VALUES ({', '.join('?' * len(COLUMNS))})"
@@ -52,6 +54,7 @@ class Index:
 
     def __init__(self, database: sqlite3.Connection) -> None:
         self._db = database
+        self.odd_keys = OddKeys(database)
         # Mutable state, each changed without an await between read and write.
         highest = database.execute("SELECT max(ino) FROM entries").fetchone()[0]
         self._next_ino = max(highest or 0, ROOT_INO) + 1
@@ -75,61 +78,70 @@ class Index:
 
     def child(self, parent: str, name: str) -> Entry | None:
         """Return the entry of that name, whether or not the directory is loaded."""
-        row = self._db.execute(
-            "SELECT * FROM entries WHERE parent = ? AND name = ?", (parent, os.fsencode(name))
-        ).fetchone()
-        return None if row is None else from_row(row)
+        return self._one("parent = ? AND name = ?", parent, os.fsencode(name))
 
-    def children(self, parent: str) -> list[Entry]:
-        """Return all known entries of a directory, in byte order of their names."""
-        rows = self._db.execute("SELECT * FROM entries WHERE parent = ? ORDER BY name", (parent,))
-        return [from_row(row) for row in rows]
+    def children(self, parent: str, after: str | None = None, limit: int = -1) -> list[Entry]:
+        """Return known entries of a directory, in byte order of their names.
+
+        Args:
+            parent: prefix of the directory.
+            after: go on behind this name; None for the beginning.
+            limit: at most so many; -1 for all, which takes long where there are thousands.
+        """
+        condition = "parent = ? AND name > ? ORDER BY name LIMIT ?"
+        # No name is empty, so all are above the empty one.
+        return self._all(condition, parent, b"" if after is None else os.fsencode(after), limit)
+
+    def keys(self, parent: str) -> set[str]:
+        """Return the keys of a directory's entries that are in the bucket; of directories the prefixes."""
+        rows = self._db.execute(
+            "SELECT component, kind = 'dir' FROM entries WHERE parent = ? AND NOT pending", (parent,)
+        )
+        return {f"{parent}{component}/" if is_dir else parent + component for component, is_dir in rows}
 
     def by_ino(self, ino: Ino) -> Entry | None:
         """Return the entry with that inode number."""
         if ino == ROOT_INO:
             return self._root
-        row = self._db.execute("SELECT * FROM entries WHERE ino = ?", (ino,)).fetchone()
-        return None if row is None else from_row(row)
+        return self._one("ino = ?", ino)
 
     def directory(self, prefix: str) -> Entry | None:
         """Return the entry of the directory with that prefix."""
         if prefix == "":
             return self._root
         parent, component = split_key(prefix[:-1])
-        row = self._db.execute(
-            "SELECT * FROM entries WHERE parent = ? AND component = ? AND kind = 'dir'",
-            (parent, component),
-        ).fetchone()
-        return None if row is None else from_row(row)
+        return self._one("parent = ? AND component = ? AND (kind = 'dir') = 1", parent, component)
 
     def file(self, parent: str, component: str) -> Entry | None:
         """Return the file or symbolic link with the key `parent + component`."""
-        row = self._db.execute(
-            "SELECT * FROM entries WHERE parent = ? AND component = ? AND kind != 'dir'",
-            (parent, component),
-        ).fetchone()
-        return None if row is None else from_row(row)
+        return self._one("parent = ? AND component = ? AND (kind = 'dir') = 0", parent, component)
 
     def has_children(self, prefix: str) -> bool:
-        """Tell whether anything is known to be in a directory."""
+        """Tell whether anything is known to be in a directory, be it a key that no path can name."""
         found = self._db.execute("SELECT 1 FROM entries WHERE parent = ? LIMIT 1", (prefix,))
-        return found.fetchone() is not None
+        return found.fetchone() is not None or self.odd_keys.has(prefix)
 
     def subdirectory_count(self, prefix: str) -> int:
         """Count the directories in a directory, for its link count."""
         counted = self._db.execute(
-            "SELECT count(*) FROM entries WHERE parent = ? AND kind = 'dir'", (prefix,)
+            # Left alone, SQLite would walk through all the files.
+            "SELECT count(*) FROM entries INDEXED BY directories_by_parent "
+            "WHERE parent = ? AND kind = 'dir'",
+            (prefix,),
         )
         return int(counted.fetchone()[0])
 
-    def below(self, prefix: str) -> Iterator[Entry]:
-        """Yield every known entry below a directory, at any depth."""
-        rows = self._db.execute(
-            "SELECT * FROM entries WHERE parent >= ? AND parent < ? ORDER BY parent, name",
-            (prefix, upper_bound(prefix)),
-        ).fetchall()
-        return (from_row(row) for row in rows)
+    def has_other(self, entry: Entry) -> bool:
+        """Tell whether a directory holds anything in the bucket besides this entry."""
+        found = self._db.execute(
+            "SELECT 1 FROM entries WHERE parent = ? AND ino != ? AND NOT pending LIMIT 1",
+            (entry.parent, entry.ino),
+        )
+        return found.fetchone() is not None
+
+    def below(self, prefix: str) -> list[Entry]:
+        """Return every known entry below a directory, at any depth."""
+        return self._all("parent >= ? AND parent < ? ORDER BY parent, name", prefix, upper_bound(prefix))
 
     def loaded_at_ns(self, prefix: str) -> int | None:
         """Return when a directory was last known to be complete; None when it is not."""
@@ -146,12 +158,9 @@ class Index:
 
     def by_sha256(self, sha256: str, mime_type: str) -> Entry | None:
         """Return some published file with that content and type, for copying it on the server."""
-        row = self._db.execute(
-            "SELECT * FROM entries WHERE sha256 = ? AND mime_type = ? AND kind = 'file' AND NOT pending "
-            "LIMIT 1",
-            (sha256, mime_type),
-        ).fetchone()
-        return None if row is None else from_row(row)
+        return self._one(
+            "sha256 = ? AND mime_type = ? AND kind = 'file' AND NOT pending LIMIT 1", sha256, mime_type
+        )
 
     def totals(self) -> tuple[int, int]:
         """Return the number of known files and the sum of their sizes in bytes."""
@@ -168,6 +177,13 @@ class Index:
     def set_value(self, name: str, value: str) -> None:
         """Keep a single value."""
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+
+    def _one(self, condition: str, *values: str | bytes | int) -> Entry | None:
+        row = self._db.execute(_SELECT + condition, values).fetchone()
+        return None if row is None else from_row(row)
+
+    def _all(self, condition: str, *values: str | bytes | int) -> list[Entry]:
+        return [from_row(row) for row in self._db.execute(_SELECT + condition, values)]
 
     # -- changes made here -------------------------------------------------------------------------
 
@@ -204,6 +220,7 @@ class Index:
                 f"WHERE {column} >= ? AND {column} < ?",
                 (new, len(old) + 1, old, upper_bound(old)),
             )
+        self.odd_keys.move_below(old, upper_bound(old), new)
 
     def mark_loaded(self, prefix: str, at_ns: int) -> None:
         """Record that a directory is complete, for example because it was made here."""
@@ -223,8 +240,7 @@ class Index:
 
     def drop_pending(self) -> list[Entry]:
         """Forget names of an earlier run that never reached the bucket; return them."""
-        rows = self._db.execute("SELECT * FROM entries WHERE pending").fetchall()
-        gone = [from_row(row) for row in rows]
+        gone = self._all("pending")
         with self.transaction():
             for entry in gone:
                 self.delete(entry)
@@ -299,6 +315,7 @@ class Index:
             bounds = (entry.key, upper_bound(entry.key))
             self._db.execute("DELETE FROM entries WHERE parent >= ? AND parent < ?", bounds)
             self._db.execute("DELETE FROM loaded WHERE prefix >= ? AND prefix < ?", bounds)
+            self.odd_keys.drop_below(*bounds)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

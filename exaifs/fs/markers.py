@@ -56,8 +56,7 @@ class Markers:
         """Call before `entry` leaves its directory, which must not vanish with its last name."""
         if entry.parent == "":
             return
-        others = [other for other in self._index.children(entry.parent) if other.ino != entry.ino]
-        if not any(not other.pending for other in others):
+        if not self._index.has_other(entry):
             await self.ensure(entry.parent)
 
     async def remove(self, directory: Entry) -> None:
