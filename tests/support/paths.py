@@ -46,7 +46,7 @@ class Paths:
 
     @asynccontextmanager
     async def open(self, path: str, flags: int = os.O_RDONLY, mode: int = 0o644) -> AsyncIterator[Handle]:
-        """open(2), then close(2): flush may raise, release never does."""
+        """Open, then close, as system calls do: flush may raise, release never does."""
         if flags & os.O_CREAT:
             async with self.parent(path) as (parent, name):
                 handle, attributes = await self.fs.files.create(parent, name, mode, flags, CALLER)
