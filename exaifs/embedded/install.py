@@ -35,10 +35,12 @@ _NPM_FLAGS: Final = (
     "--no-fund",
     "--no-update-notifier",
     "--loglevel=http",
-    "--fetch-retries=2",
-    "--fetch-retry-mintimeout=1000",
-    "--fetch-retry-maxtimeout=10000",
 )
+_NPM_DEFAULTS: Final = {
+    "npm_config_fetch_retry_mintimeout": "1000",
+    "npm_config_fetch_retry_maxtimeout": "10000",
+}
+"""Milliseconds; npm's own 10 and 60 s try a person's patience. The user's environment wins."""
 
 _ADVICE: Final = "Check the network and npm's settings (registry, proxy), then try again."
 
@@ -150,7 +152,7 @@ async def _npm_ci(work: Path, log: Path) -> int:
     lock = json.loads((PACKAGE_DIR / "package-lock.json").read_text(encoding="utf-8"))
     total = 2 * (len(lock["packages"]) - 1)  # for each package one request for its index, one for its bytes
     with step("Installing the embedded Supabase (once, about 150 MB on disk)", total) as advance:
-        async with running(command, cwd=work, env=os.environ, log=log) as process:
+        async with running(command, cwd=work, env={**_NPM_DEFAULTS, **os.environ}, log=log) as process:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_follow, log, advance)
                 with anyio.move_on_after(INSTALL_TIMEOUT_S):

@@ -14,7 +14,7 @@ from tests.conftest import LITE_DIR, STOP_TIMEOUT_S
 
 pytestmark = pytest.mark.embedded
 
-DEAD_REGISTRY = {"npm_config_registry": "http://127.0.0.1:9/"}
+DEAD_REGISTRY = {"npm_config_registry": "http://127.0.0.1:9/", "npm_config_fetch_retries": "0"}
 """Nothing listens on port 9 (discard), so npm fails at once: whoever calls it by mistake is noticed."""
 
 

@@ -248,6 +248,21 @@ def test_a_taken_port_is_refused_at_once(state_dir: Path) -> None:
     assert f"exaifs: port {port} on 127.0.0.1 is taken" in errors.decode()
 
 
+def test_new_migrations_are_applied_to_an_existing_database(state_dir: Path) -> None:
+    """What an older version of exaifs lacks is applied before the server starts, and written down."""
+
+    async def use() -> None:
+        async with serve(state_dir, install_dir=LITE_DIR):
+            pass
+
+    anyio.run(use, backend="trio")
+    record = state_dir / "migrations.json"
+    applied = json.loads(record.read_text())
+    record.write_text(json.dumps(dict(list(applied.items())[:-1])))
+    anyio.run(use, backend="trio")
+    assert json.loads(record.read_text()) == applied
+
+
 def test_a_database_of_another_version_is_refused(state_dir: Path) -> None:
     """A migration that changed after it was applied is named; nothing is touched."""
     record = state_dir / "migrations.json"
