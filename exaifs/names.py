@@ -12,11 +12,22 @@ from __future__ import annotations
 
 import os
 import re
+from typing import Literal
 
 from exaifs.errors import InvalidArgument, NameTooLong
 
 PLACEHOLDER = ".emptyFolderPlaceholder"
 """Supabase's convention for an empty folder: a 0-byte object of this name inside it."""
+
+OBJECT_MARK = " (object)"
+"""Appended to the name of an object whose plain name another key has; see `cache.naming`."""
+
+RESERVED_NAME = ".exaifs"
+"""In the root of a mount: what the daemon says about itself. Keys below it are not shown."""
+
+OddKind = Literal["empty_segment", "dot_segment", "reserved_name", "long_name"]
+"""Why no path of a mount can name a key: `//` or a slash at an end, `.` or `..` between slashes,
+`RESERVED_NAME` at the top, or a name of more than 255 bytes."""
 
 MAX_NAME_BYTES = 255
 """NAME_MAX of Linux."""
@@ -65,6 +76,33 @@ def decode_component(component: str) -> str:
 def is_showable(component: str) -> bool:
     """Tell whether a key component can be a file name at all."""
     return component not in {"", ".", ".."} and "\0" not in component
+
+
+def oddity(prefix: str, component: str) -> OddKind | None:
+    """Say why the key component in the directory `prefix` cannot be shown; None: it can be."""
+    if component in {".", ".."}:
+        return "dot_segment"
+    if not is_showable(component):
+        return "empty_segment"
+    if prefix == "" and component == RESERVED_NAME:
+        return "reserved_name"
+    if len(component) > MAX_NAME_BYTES and len(os.fsencode(decode_component(component))) > MAX_NAME_BYTES:
+        return "long_name"
+    return None
+
+
+def odd_part(key: str) -> tuple[str, OddKind] | None:
+    """Find the first part of a key that cannot be shown: the directory it would be in, and why."""
+    start = 0
+    while True:
+        prefix = key[:start]
+        end = key.find("/", start)
+        kind = oddity(prefix, key[start:] if end < 0 else key[start:end])
+        if kind is not None:
+            return prefix, kind
+        if end < 0:
+            return None
+        start = end + 1
 
 
 def check_name(name: str) -> None:

@@ -10,14 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+import structlog
+
 from exaifs.cache.entries import Entry, from_record, with_marker
 from exaifs.cache.index import Index, View
+from exaifs.cache.naming import Move, place, reclaim
 from exaifs.model import ObjectRecord
-from exaifs.names import PLACEHOLDER, decode_component, is_showable, split_key
+from exaifs.names import PLACEHOLDER, OddKind, decode_component, odd_part, oddity, path_of, split_key
 from exaifs.remote.interface import Change, Folder
 
-OBJECT_MARK = " (object)"
-"""Appended to the name of an object whose key is also a folder; the folder has the plain name."""
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -29,8 +31,12 @@ class Difference:
     """Names that are gone, or whose inode was replaced (then also in `added`)."""
     changed: list[Entry] = field(default_factory=list)
     """Same inode, other attributes."""
-    odd_keys: int = 0
-    """Keys that no path can name."""
+
+    def moved(self, moves: Iterable[Move]) -> None:
+        """Note inodes that stand under another name now; see `naming`."""
+        for old, new in moves:
+            self.removed.append(old)
+            self.added.append(new)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,13 @@ class _Merge:
         self.index.touch(entry.key)
         self.index.delete(entry)
         self.difference.removed.append(entry)
+        self.difference.moved(reclaim(self.index, entry.parent, entry.name))
+
+    def add(self, entry: Entry) -> None:
+        self.index.touch(entry.key)
+        placed, moves = place(self.index, entry)
+        self.difference.moved(moves)
+        self.difference.added.append(placed)
 
     def folder(self, prefix: str, folder: Folder) -> None:
         key = f"{prefix}{folder.component}/" if folder.component else ""
@@ -76,19 +89,7 @@ class _Merge:
             updated_ns=self.at_ns,
             ctime_ns=self.at_ns,
         )
-        self._displace(fresh)
-        entry = with_marker(fresh, folder.marker)
-        self.write(entry)
-        self.difference.added.append(entry)
-
-    def _displace(self, folder: Entry) -> None:
-        """Move an object of the same name out of a folder's way."""
-        taken = self.index.child(folder.parent, folder.name)
-        if taken is not None:
-            marked = replace(taken, name=taken.name + OBJECT_MARK)
-            self.delete(taken)
-            self.write(marked)
-            self.difference.added.append(marked)
+        self.add(with_marker(fresh, folder.marker))
 
     def object(self, record: ObjectRecord) -> None:
         parent, component = split_key(record.key)
@@ -96,11 +97,8 @@ class _Merge:
         if self.index.is_newer(record.key, self.view) or (known is not None and known.pending):
             return
         if known is None:
-            name = self._free_name(parent, decode_component(component))
-            ino = self.index.allocate_ino()
-            entry = from_record(record, parent=parent, component=component, name=name, ino=ino)
-            self.write(entry)
-            self.difference.added.append(entry)
+            name, ino = decode_component(component), self.index.allocate_ino()
+            self.add(from_record(record, parent=parent, component=component, name=name, ino=ino))
         else:
             self._changed_object(known, record)
 
@@ -121,18 +119,15 @@ class _Merge:
             self.difference.removed.append(known)
             self.difference.added.append(entry)
 
-    def _free_name(self, parent: str, name: str) -> str:
-        while self.index.child(parent, name) is not None:
-            name += OBJECT_MARK
-        return name
-
-    def drop(self, stale: Iterable[Entry]) -> None:
-        """Forget what a complete listing no longer names, unless it is newer or holds unsent files."""
-        for entry in stale:
-            newer = self.index.is_newer(entry.key, self.view)
-            if newer or (entry.is_dir and self.index.holds_pending(entry.key)):
+    def drop(self, stale: Iterable[str]) -> None:
+        """Forget keys a complete listing no longer names, unless newer or with unsent files below."""
+        for key in stale:
+            # Read again: an entry may have another name by now.
+            entry = self.index.directory(key) if key.endswith("/") else self.index.file(*split_key(key))
+            if entry is None or entry.pending or self.index.is_newer(key, self.view):
                 continue
-            self.delete(entry)
+            if not (entry.is_dir and self.index.holds_pending(key)):
+                self.delete(entry)
 
 
 def merge_directory(
@@ -141,30 +136,48 @@ def merge_directory(
     records: Iterable[ObjectRecord],
     folders: Iterable[Folder],
     *,
+    odd_keys: Iterable[str] = (),
     view: View,
     at_ns: int,
 ) -> Difference:
-    """Make a directory what a complete listing says, and mark it loaded."""
+    """Make a directory what a complete listing says, and mark it loaded.
+
+    Args:
+        index: takes it in.
+        prefix: of the directory.
+        records: its objects.
+        folders: its folders; those that cannot be shown are passed over.
+        odd_keys: what is in the folders that cannot be shown.
+        view: when the listing was asked for.
+        at_ns: the same by the wall clock.
+    """
     merge = _Merge(index, view, at_ns)
+    odd: dict[str, OddKind] = {}
     with index.transaction():
-        stale = {entry.key: entry for entry in index.children(prefix) if not entry.pending}
+        stale = index.keys(prefix)
         for folder in folders:
-            if not is_showable(folder.component):
-                merge.difference.odd_keys += 1
-                continue
-            stale.pop(f"{prefix}{folder.component}/", None)
-            merge.folder(prefix, folder)
+            if oddity(prefix, folder.component) is None:
+                stale.discard(f"{prefix}{folder.component}/")
+                merge.folder(prefix, folder)
         for record in records:
             component = record.key[len(prefix) :]
             if component == PLACEHOLDER:
                 if prefix == "":
                     merge.folder("", Folder("", record))
-            elif not is_showable(component):
-                merge.difference.odd_keys += 1
-            else:
-                stale.pop(record.key, None)
+                continue
+            kind = oddity(prefix, component)
+            if kind is None:
+                stale.discard(record.key)
                 merge.object(record)
-        merge.drop(stale.values())
+            else:
+                odd[record.key] = kind
+        for key in odd_keys:
+            kind = oddity(prefix, key[len(prefix) :].partition("/")[0])
+            if kind is not None:
+                odd[key] = kind
+        merge.drop(stale)
+        if index.odd_keys.replace(prefix, odd) and odd:
+            _log.warning("keys that no path can name are not shown", path=path_of(prefix), count=len(odd))
         index.mark_loaded(prefix, at_ns)
     return merge.difference
 
@@ -188,10 +201,12 @@ def merge_changes(
             subject = parent if component == PLACEHOLDER else change.key
             if index.is_newer(subject, view) or index.is_newer(change.key, view):
                 skipped.add(change.key)
+            elif (odd := odd_part(change.key)) is not None:
+                _merge_odd_key(merge, *odd, change)
             elif component == PLACEHOLDER:
                 _merge_marker(merge, parent, change.record)
             elif change.record is not None:
-                if _reveal(merge, parent):
+                if _reveal(merge, parent) or index.file(parent, component) is not None:
                     merge.object(change.record)
             else:
                 known = index.file(parent, component)
@@ -199,6 +214,15 @@ def merge_changes(
                     merge.delete(known)
                 _prune(merge, parent)
     return merge.difference, skipped
+
+
+def _merge_odd_key(merge: _Merge, prefix: str, kind: OddKind, change: Change) -> None:
+    """Count a key that cannot be shown; the folders on the way to it are shown, as a listing has them."""
+    if change.record is None:
+        merge.index.odd_keys.drop(change.key)
+        _prune(merge, prefix)
+    elif _reveal(merge, prefix):
+        merge.index.odd_keys.add(prefix, change.key, kind)
 
 
 def _merge_marker(merge: _Merge, prefix: str, record: ObjectRecord | None) -> None:
@@ -230,7 +254,7 @@ def _reveal(merge: _Merge, prefix: str) -> bool:
     if not _reveal(merge, above):
         return False
     component = prefix[len(above) : -1]
-    if not is_showable(component) or index.directory(prefix) is not None:
+    if oddity(above, component) is not None or index.directory(prefix) is not None:
         return False
     merge.folder(above, Folder(component, None))
     if index.directory(prefix) is None:

@@ -11,18 +11,16 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-import structlog
 import trio
 
 from exaifs.cache.entries import Entry
 from exaifs.cache.merge import Difference, merge_directory
+from exaifs.cache.naming import reclaim
 from exaifs.errors import RemoteError, Unreachable
 from exaifs.fs.core import Core
 from exaifs.model import ObjectRecord
-from exaifs.names import path_of
+from exaifs.names import oddity
 from exaifs.remote.interface import Folder
-
-_log = structlog.get_logger(__name__)
 
 _PAGE = 1000
 """PostgREST's default cap on rows; one value a call is not cut by it, but stay below."""
@@ -50,12 +48,6 @@ class Directories:
         self._freshness_ns = int(freshness_s * 1e9)
         self._on_change = on_change
         self._loading: dict[str, trio.Event] = {}
-        self._odd_keys: dict[str, int] = {}
-
-    @property
-    def odd_keys(self) -> int:
-        """Number of keys seen that no path can name."""
-        return sum(self._odd_keys.values())
 
     def is_fresh(self, prefix: str) -> bool:
         """Tell whether a directory can be answered without asking."""
@@ -90,6 +82,12 @@ class Directories:
                     raise
             return
 
+    def name_freed(self, gone: Entry) -> None:
+        """After an entry lost its name by what was done here: another key may have waited for it."""
+        difference = Difference()
+        difference.moved(reclaim(self._index, gone.parent, gone.name))
+        self._on_change(difference)
+
     async def reconcile(self) -> None:
         """List every loaded directory once more, one after the other, after a gap in the feed.
 
@@ -107,13 +105,13 @@ class Directories:
             with self._index.view() as view:
                 asked_ns = time.time_ns()
                 records, folders = await self._list(prefix)
+                odd_keys = await self._odd_keys(prefix, folders)
                 self._contact.succeeded()
                 if prefix and self._index.is_renamed(prefix, view):
                     return False
                 difference = merge_directory(
-                    self._index, prefix, records, folders, view=view, at_ns=asked_ns
+                    self._index, prefix, records, folders, odd_keys=odd_keys, view=view, at_ns=asked_ns
                 )
-            self._note_odd_keys(prefix, difference.odd_keys)
             self._on_change(difference)
             return True
         finally:
@@ -131,13 +129,14 @@ class Directories:
             after = page.next_after
         return records, folders
 
-    def _note_odd_keys(self, prefix: str, count: int) -> None:
-        if count and self._odd_keys.get(prefix) != count:
-            _log.warning("keys that no path can name are not shown", path=path_of(prefix), count=count)
-        if count:
-            self._odd_keys[prefix] = count
-        else:
-            self._odd_keys.pop(prefix, None)
+    async def _odd_keys(self, prefix: str, folders: list[Folder]) -> list[str]:
+        """Return what is in folders that cannot be shown: of each at most one page, for the status."""
+        keys: list[str] = []
+        for folder in folders:
+            if oddity(prefix, folder.component) is not None:
+                page, _after = await self._catalog.list_tree(f"{prefix}{folder.component}/", "", _PAGE)
+                keys += [record.key for record in page]
+        return keys
 
 
 def touched(directory: Entry, now_ns: int) -> Entry:

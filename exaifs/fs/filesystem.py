@@ -15,6 +15,7 @@ from exaifs.cache.contents import CacheLimits, ContentStore
 from exaifs.cache.database import open_database
 from exaifs.cache.index import Index
 from exaifs.cache.merge import Difference
+from exaifs.cache.survey import Survey
 from exaifs.config import MIB, Config
 from exaifs.errors import RemoteError
 from exaifs.fs.claims import Claims
@@ -69,6 +70,7 @@ class FileSystem:
     ) -> None:
         self._freshness_s = config.freshness_s
         index = Index(database)
+        self.survey = Survey(database)
         uid = os.getuid() if config.uid is None else config.uid
         gid = os.getgid() if config.gid is None else config.gid
         table = InodeTable(index, Ownership(uid, gid, config.umask))

@@ -210,6 +210,8 @@ class InodeTable:
 
     def apply(self, difference: Difference) -> None:
         """Take in what another host changed; replaced files keep serving the version they had."""
+        moved = (inode for entry in difference.added if (inode := self._inodes.get(entry.ino)) is not None)
+        self.refresh(moved)
         for entry in difference.changed:
             inode = self._inodes.get(entry.ino)
             if inode is not None and not inode.dirty:

@@ -48,6 +48,7 @@ class Remover:
                     if not inode.entry.pending:
                         await self._objects.remove([inode.entry.key])
                     self.discard(inode)
+                    self._directories.name_freed(inode.entry)
         finally:
             self._table.release(inode)
 
@@ -90,10 +91,11 @@ class Remover:
                 if inode.unlinked:
                     raise NotFound(f"no {entry.name!r} here")
                 if self._index.has_children(entry.key):
-                    raise NotEmpty(f"{entry.name!r} is not empty")
+                    raise NotEmpty(f"{entry.name!r} is not empty, perhaps of keys that cannot be shown")
                 await self._markers.keep_without(inode.entry)
                 with self._claims.held(inode.entry.marker_key):
                     await self._markers.remove(inode.entry)
                     self.discard(inode)
+                    self._directories.name_freed(inode.entry)
         finally:
             self._table.release(inode)

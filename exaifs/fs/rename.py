@@ -77,10 +77,14 @@ class Renamer:
             await self._check_replaceable(entry, target)
         source_inode = self._table.of(entry)
         target_inode = None if target is None else self._table.of(target)
-        renamed = replace(entry, parent=new_prefix, name=new_name, component=split_key(new_key)[1])
+        component = split_key(new_key)[1]
+        if target is not None and not target.is_dir:
+            component = target.component  # a name that clashes, or a raw one, has another key
+        renamed = replace(entry, parent=new_prefix, name=new_name, component=component)
         try:
             async with locked(source_inode, target_inode, *self._dirty_below(entry)):
                 await self._rename(source_inode, target_inode, renamed)
+                self._directories.name_freed(entry)
         finally:
             self._table.release(source_inode)
             if target_inode is not None:

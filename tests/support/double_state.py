@@ -256,7 +256,7 @@ class BucketState:
     def _level(self, prefix: str, after: str) -> Iterator[tuple[str, ObjectRecord | Folder]]:
         position = after
         for key in sorted(self.objects):
-            if not key.startswith(prefix) or key == prefix or key <= position:
+            if not key.startswith(prefix) or key <= position:
                 continue
             component, slash, _ = key[len(prefix) :].partition("/")
             if slash:
