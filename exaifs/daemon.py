@@ -183,8 +183,10 @@ async def _serve(
             notify("READY=1", f"STATUS=serving {config.bucket} at {path} ({state})")
             ready()
             _log.info("mounted", bucket=config.bucket, mountpoint=str(path), state=state)
-            left_s = await _until_stopped(session, stopping, fs, config.drain_timeout_s)
-        unsent = await stopping.unless_hurried(partial(fs.drain, max(left_s, _LAST_DRAIN_S)))
+            end = await _until_stopped(session, stopping, fs, config.drain_timeout_s)
+            session.hurry(end)
+        left_s = max(end - trio.current_time(), _LAST_DRAIN_S)
+        unsent = await stopping.unless_hurried(partial(fs.drain, left_s))
         if unsent is None:
             unsent = await fs.drain(0)
         nursery.cancel_scope.cancel()
@@ -197,14 +199,14 @@ async def _serve(
 
 
 async def _until_stopped(session: Session, stopping: _Stopping, fs: FileSystem, drain_s: float) -> float:
-    """Wait for the end; after a signal drain while still answering. Returns what is left of `drain_s`."""
+    """Wait for the end; after a signal drain while still answering. Returns when `drain_s` are over."""
     await _first(session.wait_ended, stopping.asked.wait)
     notify("STOPPING=1", "STATUS=sending what was written")
     end = trio.current_time() + drain_s
     if stopping.asked.is_set():
         _log.info("stopping: sending what was written", deadline_s=drain_s)
         await stopping.unless_hurried(partial(fs.drain, drain_s))
-    return end - trio.current_time()
+    return end
 
 
 class _Stopping:

@@ -170,8 +170,9 @@ class FileSystem:
 
     async def drain(self, deadline_s: float) -> int:
         """Send what is dirty and the counters; return how many files are left unsent."""
+        end = trio.current_time() + deadline_s
         left = await self._publisher.drain(deadline_s)
-        with trio.move_on_after(deadline_s):
+        with trio.move_on_at(end):
             await self._counters.flush()
         return left
 
@@ -181,7 +182,7 @@ class FileSystem:
 
     def _distrust(self) -> None:
         """The feed is lost: have the kernel ask again for all it holds."""
-        self.invalidations.distrust([inode.entry for inode in self.core.table])
+        self.invalidations.distrust(self.core.table.inos())
 
     def _note_gap(self) -> None:
         self._gap.set()

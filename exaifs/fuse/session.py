@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -43,6 +44,8 @@ _BUSY_GRACE_S = 2.0
 """How long a clean end waits for programs to close their files before it detaches the mount."""
 _HANDLER_GRACE_S = 5.0
 """How long a clean end waits for requests that are being answered."""
+_LEAST_GRACE_S = 0.5
+"""What is left of either for a stop that has used up its time."""
 _UNMOUNT_DEADLINE_S = 15.0
 
 
@@ -59,6 +62,7 @@ class Session:
         self._kernel_cache = kernel_cache
         self._ended = trio.Event()
         self._device = ""
+        self._stop_by = math.inf
 
     async def wait_ended(self) -> None:
         """Return when somebody has unmounted it.
@@ -71,6 +75,15 @@ class Session:
         mount = mountpoints.find(self.mountpoint)
         if mount is not None and mount.device == self._device:
             raise MountError(f"the connection to the kernel was cut; {self.mountpoint} no longer answers")
+
+    def hurry(self, stop_by: float) -> None:
+        """Have a clean end wait for nobody after this time of trio's clock, but for moments."""
+        self._stop_by = stop_by
+
+    def _patience(self, grace_s: float) -> float:
+        """Return until when to wait."""
+        now = trio.current_time()
+        return min(now + grace_s, max(self._stop_by, now + _LEAST_GRACE_S))
 
     def _greeted(self) -> None:
         mount = mountpoints.find(self.mountpoint)
@@ -89,7 +102,7 @@ class Session:
             await self._kernel_cache.stop()
         if not self._ended.is_set():
             await self._detach()
-            with trio.move_on_after(_HANDLER_GRACE_S) as scope:
+            with trio.move_on_at(self._patience(_HANDLER_GRACE_S)) as scope:
                 # With no file open any more, the kernel ends the session by itself.
                 pyfuse3.terminate()
                 await self._ended.wait()
@@ -97,7 +110,7 @@ class Session:
                 _log.warning("requests still unanswered at unmount are given up")
 
     async def _detach(self) -> None:
-        end = trio.current_time() + _BUSY_GRACE_S
+        end = self._patience(_BUSY_GRACE_S)
         while not self._ended.is_set():
             lazy = trio.current_time() >= end
             try:

@@ -8,8 +8,10 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -126,6 +128,41 @@ def test_a_second_signal_is_quicker(gate: Gate, mount_environment: dict[str, str
         assert time.monotonic() - started < 30
         with pytest.raises(OSError, match="not connected"):
             os.close(descriptor)
+
+
+def test_a_stop_ends_in_time(gate: Gate, mount_environment: dict[str, str], tmp_path: Path) -> None:
+    """A server that hangs and a file that is being closed cost the drain's time and little more.
+
+    `docker stop` and systemd kill what takes longer. What is not sent then is sent by the next mount.
+    """
+    mount_environment["EXAIFS_DRAIN_TIMEOUT_S"] = "2"
+    with exaifs_mount(mount_environment, tmp_path) as mount:
+        mount.expected |= AWAY | {
+            "unmounted while files were open",
+            "requests still unanswered at unmount are given up",
+            "adopted a file that was not sent",
+            "not sent yet",
+        }
+        descriptor = within(30, lambda: os.open(mount.path / "open", os.O_CREAT | os.O_WRONLY))
+
+        def close() -> None:
+            with suppress(OSError):
+                os.close(descriptor)
+
+        within(30, lambda: os.write(descriptor, b"unsent"))
+        busy = os.dup(descriptor)
+        gate.hang()
+        threading.Thread(target=close, daemon=True).start()
+        started = time.monotonic()
+        mount.signal(signal.SIGTERM)
+        assert mount.wait() == 0
+        assert time.monotonic() - started < 7
+        assert mount.mount is None
+        with pytest.raises(OSError, match="not connected"):
+            os.close(busy)
+        gate.open()
+        mount.start()
+        assert mount.sh("cat open") == "unsent"
 
 
 def test_serving_without_a_server(gate: Gate, mount_environment: dict[str, str], tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ class Gate:
         self._listener: socket.socket | None = None
         self._pairs: list[socket.socket] = []
         self._lock = threading.Lock()
+        self._flowing = threading.Event()
         with socket.create_server(("127.0.0.1", 0)) as free:
             self._port = int(free.getsockname()[1])
         self.url = f"http://127.0.0.1:{self._port}"
@@ -42,9 +43,14 @@ class Gate:
 
     def open(self) -> None:
         """Let connections through."""
+        self._flowing.set()
         if self._listener is None:
             self._listener = socket.create_server(("127.0.0.1", self._port))
             threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+    def hang(self) -> None:
+        """Keep every connection and carry nothing, as a server does that is stuck."""
+        self._flowing.clear()
 
     def close(self) -> None:
         """Refuse new connections and cut the others."""
@@ -55,6 +61,7 @@ class Gate:
             listener.close()
         with self._lock:
             pairs, self._pairs = self._pairs, []
+        self._flowing.set()
         for end in pairs:
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
@@ -80,10 +87,10 @@ class Gate:
         near.close()
         far.close()
 
-    @staticmethod
-    def _pump(source: socket.socket, target: socket.socket) -> None:
+    def _pump(self, source: socket.socket, target: socket.socket) -> None:
         with suppress(OSError):
             while data := source.recv(65536):
+                self._flowing.wait()
                 target.sendall(data)
         with suppress(OSError):
             target.shutdown(socket.SHUT_WR)
