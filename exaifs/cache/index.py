@@ -76,6 +76,11 @@ class Index:
 
     # -- questions ---------------------------------------------------------------------------------
 
+    @property
+    def generation(self) -> int:
+        """A number that grows with every change."""
+        return self._db.total_changes
+
     def child(self, parent: str, name: str) -> Entry | None:
         """Return the entry of that name, whether or not the directory is loaded."""
         return self._one("parent = ? AND name = ?", parent, os.fsencode(name))

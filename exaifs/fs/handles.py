@@ -55,11 +55,14 @@ class DirectoryEntry:
 
 @dataclass(slots=True, eq=False)
 class OpenDirectory:
-    """One opendir(3): a snapshot, so that a listing stays stable while the directory changes."""
+    """One opendir(3): what was listed so far, so that a listing can go on from any cookie."""
 
     handle: Handle
     inode: Inode
-    entries: list[Entry] | None = field(default=None)
+    entries: list[Entry] = field(default_factory=list)
+    complete: bool = False
+    as_of: int = 0
+    """`Index.generation` when the last of the entries were read."""
 
 
 class HandleTable:

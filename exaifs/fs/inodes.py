@@ -1,8 +1,9 @@
-"""Inodes the kernel knows or that have unsent bytes: entry, lookup count, staged copy, lock.
+"""Inodes in use or with unsent bytes: entry, lookup count, staged copy, lock.
 
-Everything else stays in the index. The table is changed only by synchronous methods and needs no lock;
-an inode's own lock serialises what changes its bytes or its name. Two locks at once are taken only in
-ascending order of inode numbers (rename), and an inode's lock is the only one held over the network.
+Of what the kernel merely knows only the look-ups are counted; all else stays in the index. The table is
+changed only by synchronous methods and needs no lock; an inode's own lock serialises what changes its
+bytes or its name. Two locks at once are taken only in ascending order of inode numbers (rename), and an
+inode's lock is the only one held over the network.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 import structlog
 import trio
@@ -112,7 +114,11 @@ class InodeTable:
     def __init__(self, index: Index, ownership: Ownership) -> None:
         self._index = index
         self._ownership = ownership
+        # Mutable state, changed without an await. An inode is in `_inodes`, or its look-ups are in
+        # `_references`; `_idle` finds one of the latter again that a task still holds.
         self._inodes: dict[Ino, Inode] = {}
+        self._references: dict[Ino, int] = {}
+        self._idle: WeakValueDictionary[Ino, Inode] = WeakValueDictionary()
 
     def __iter__(self) -> Iterator[Inode]:
         return iter(list(self._inodes.values()))
@@ -128,14 +134,37 @@ class InodeTable:
             entry = self._index.by_ino(ino)
             if entry is None:
                 raise Stale(f"inode {ino} is gone")
-            inode = self._inodes[ino] = Inode(entry)
+            inode = self._use(entry)
+        return inode
+
+    def peek(self, ino: Ino) -> Inode:
+        """Return the inode of that number for reading only, now: it need not be in the table.
+
+        Raises:
+            Stale: the number is no longer anything.
+        """
+        inode = self._inodes.get(ino)
+        if inode is None:
+            entry = self._index.by_ino(ino)
+            if entry is None:
+                raise Stale(f"inode {ino} is gone")
+            inode = Inode(entry)
+        return inode
+
+    def _use(self, entry: Entry) -> Inode:
+        inode = self._idle.pop(entry.ino, None)
+        if inode is None:
+            inode = Inode(entry)
+        inode.entry = entry
+        inode.lookups = self._references.pop(entry.ino, 0)
+        self._inodes[entry.ino] = inode
         return inode
 
     def of(self, entry: Entry) -> Inode:
         """Return the inode of an entry that was just read from the index."""
         inode = self._inodes.get(entry.ino)
         if inode is None:
-            inode = self._inodes[entry.ino] = Inode(entry)
+            inode = self._use(entry)
         return inode
 
     def directory(self, ino: Ino) -> Inode:
@@ -148,6 +177,23 @@ class InodeTable:
         if not inode.entry.is_dir:
             raise NotADirectory(f"inode {ino} is not a directory")
         return inode
+
+    def parent(self, directory: Inode) -> Inode:
+        """Return the directory above one; the root is above itself."""
+        entry = self._index.directory(directory.entry.parent)
+        return self.get(ROOT_INO) if entry is None else self.of(entry)
+
+    def inos(self) -> list[Ino]:
+        """Return the numbers of all inodes that are in use or that the kernel knows."""
+        return [*self._inodes, *self._references]
+
+    def count_lookup(self, entry: Entry) -> None:
+        """The kernel learns of an entry that was just read from the index."""
+        inode = self._inodes.get(entry.ino)
+        if inode is None:
+            self._references[entry.ino] = self._references.get(entry.ino, 0) + 1
+        else:
+            inode.lookups += 1
 
     def live(self, ino: Ino) -> Inode | None:
         """Return an inode only if it is in the table."""
@@ -210,6 +256,9 @@ class InodeTable:
 
     def apply(self, difference: Difference) -> None:
         """Take in what another host changed; replaced files keep serving the version they had."""
+        for entry in difference.removed:
+            if entry.ino in self._references:
+                self._use(entry)
         moved = (inode for entry in difference.added if (inode := self._inodes.get(entry.ino)) is not None)
         self.refresh(moved)
         for entry in difference.changed:
@@ -228,6 +277,7 @@ class InodeTable:
         """The kernel drops `count` of its references."""
         inode = self._inodes.get(ino)
         if inode is None:
+            self._forget_idle(ino, count)
             return
         inode.lookups -= count
         if inode.lookups < 0:
@@ -235,10 +285,25 @@ class InodeTable:
             inode.lookups = 0
         self.release(inode)
 
+    def _forget_idle(self, ino: Ino, count: int) -> None:
+        left = self._references.pop(ino, 0) - count
+        if left > 0:
+            self._references[ino] = left
+        elif left < 0 and ino != ROOT_INO:
+            _log.warning("the kernel forgot more than it looked up", ino=ino, lookups=left)
+
     def release(self, inode: Inode) -> None:
-        """Drop an inode from the table once nobody needs it."""
-        if inode.lookups == 0 and inode.opens == 0 and inode.staged is None and inode.ino != ROOT_INO:
+        """Drop an inode from the table once nobody uses it; what the kernel knows is still counted."""
+        if inode.opens or inode.staged is not None or inode.ino == ROOT_INO:
+            return
+        if inode.lookups == 0:
             self._inodes.pop(inode.ino, None)
+        elif inode.ino in self._inodes and not (
+            inode.lock.locked() or inode.unlinked or self.is_replaced(inode)
+        ):
+            del self._inodes[inode.ino]
+            self._references[inode.ino] = inode.lookups
+            self._idle[inode.ino] = inode
 
 
 @asynccontextmanager

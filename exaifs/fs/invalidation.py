@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import trio
@@ -13,7 +15,7 @@ import trio
 from exaifs.cache.entries import Entry
 from exaifs.cache.index import Index
 from exaifs.cache.merge import Difference
-from exaifs.model import Ino
+from exaifs.model import ROOT_INO, Ino
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ class Invalidations:
     def __init__(self, index: Index) -> None:
         self._index = index
         self._send, self._receive = trio.open_memory_channel[Invalidation](math.inf)
+        self._doubted: Iterator[Invalidation] = iter(())
 
     def note(self, difference: Difference) -> None:
         """Queue what a merge changed."""
@@ -56,11 +59,25 @@ class Invalidations:
             if directory is not None:
                 self._put(StaleAttributes(directory.ino))
 
-    def distrust(self, entries: list[Entry]) -> None:
-        """Queue names whose freshness can no longer be promised."""
-        for entry in entries:
-            self._name(entry)
-            self._put(StaleAttributes(entry.ino))
+    def distrust(self, inos: Sequence[Ino]) -> None:
+        """Have the kernel ask again for inodes whose freshness can no longer be promised.
+
+        There may be very many: they are looked up one by one, as `take` comes to them.
+        """
+        self._doubted = self._doubts(inos)
+        first = next(self._doubted, None)
+        if first is not None:
+            self._put(first)
+
+    def _doubts(self, inos: Sequence[Ino]) -> Iterator[Invalidation]:
+        for ino in inos:
+            entry = self._index.by_ino(ino)
+            if entry is None:
+                continue
+            directory = self._index.directory(entry.parent)
+            if directory is not None and ino != ROOT_INO:
+                yield StaleName(directory.ino, entry.name)
+            yield StaleAttributes(ino)
 
     def _name(self, entry: Entry) -> None:
         directory = self._index.directory(entry.parent)
@@ -72,4 +89,8 @@ class Invalidations:
 
     async def take(self) -> Invalidation:
         """Return the oldest, waiting for one."""
+        with suppress(trio.WouldBlock):
+            return self._receive.receive_nowait()
+        for invalidation in self._doubted:
+            return invalidation
         return await self._receive.receive()

@@ -23,6 +23,7 @@ from exaifs.fs.core import Core
 from exaifs.fs.directories import Directories, touched
 from exaifs.fs.handles import DirectoryEntry, HandleTable
 from exaifs.fs.inodes import Inode
+from exaifs.fs.listing import Lister
 from exaifs.fs.markers import Markers
 from exaifs.fs.publish import Publisher
 from exaifs.fs.removal import Remover
@@ -30,7 +31,6 @@ from exaifs.fs.rename import Renamer
 from exaifs.fs.writing import Writer
 from exaifs.model import (
     DIRECTORY_MIME,
-    ROOT_INO,
     SYMLINK_MIME,
     AttributeChange,
     Attributes,
@@ -85,6 +85,7 @@ class Namespace:
         self._catalog = core.remote.catalog
         self._handles = handles
         self._directories = directories
+        self._lister = Lister(core)
         self._markers = markers
         self._publisher = publisher
         self._writer = writer
@@ -102,10 +103,10 @@ class Namespace:
         """
         directory = self._table.directory(parent)
         if name in {".", ".."}:
-            return self._counted(directory if name == "." else self._parent_of(directory))
+            return self._counted((directory if name == "." else self._table.parent(directory)).entry)
         if len(os.fsencode(name)) > MAX_NAME_BYTES:
             raise NameTooLong(f"a name of more than {MAX_NAME_BYTES} bytes")
-        return self._counted(self._table.of(await self._find(directory, name)))
+        return self._counted(await self._find(directory, name))
 
     async def _find(self, directory: Inode, name: str) -> Entry:
         prefix = directory.entry.key
@@ -115,13 +116,9 @@ class Namespace:
             raise NotFound(f"no {name!r} here")
         return entry
 
-    def _parent_of(self, directory: Inode) -> Inode:
-        parent = self._index.directory(directory.entry.parent)
-        return self._table.get(ROOT_INO) if parent is None else self._table.of(parent)
-
-    def _counted(self, inode: Inode) -> Attributes:
-        inode.lookups += 1
-        return self._table.attributes(inode)
+    def _counted(self, entry: Entry) -> Attributes:
+        self._table.count_lookup(entry)
+        return self._table.entry_attributes(entry)
 
     def forget(self, forgotten: Sequence[tuple[Ino, int]]) -> None:
         """The kernel drops references."""
@@ -130,7 +127,7 @@ class Namespace:
 
     async def getattr(self, ino: Ino) -> Attributes:
         """Return the attributes of an inode the kernel knows."""
-        return self._table.attributes(self._table.get(ino))
+        return self._table.attributes(self._table.peek(ino))
 
     async def readlink(self, ino: Ino) -> bytes:
         """Return a symbolic link's target.
@@ -167,28 +164,16 @@ class Namespace:
         return self._handles.open_directory(directory).handle
 
     async def readdir(self, fh: Handle, after: int) -> Iterator[DirectoryEntry]:
-        """Return the names after a cookie; 0 takes a new snapshot."""
+        """Return the names after a cookie, without an await between them; 0 begins anew."""
         opened = self._handles.directory(fh)
-        if after == 0 or opened.entries is None:
+        if after == 0:
             await self._directories.ensure(opened.inode.entry.key)
-            opened.entries = self._index.children(opened.inode.entry.key)
-        return self._entries(opened.inode, opened.entries, after)
-
-    def _entries(self, directory: Inode, entries: list[Entry], after: int) -> Iterator[DirectoryEntry]:
-        dots = ((".", directory), ("..", self._parent_of(directory)))
-        for cookie, (name, inode) in enumerate(dots, start=1):
-            if cookie > after:
-                yield DirectoryEntry(name, self._table.attributes(inode), cookie, None)
-        first = max(after - len(dots), 0)
-        for position in range(first, len(entries)):
-            entry = entries[position]
-            attributes = self._table.entry_attributes(entry)
-            yield DirectoryEntry(entry.name, attributes, position + len(dots) + 1, entry)
+        return self._lister.entries(opened, after)
 
     def took(self, listed: DirectoryEntry) -> None:
         """The kernel took a listed name: that is a look-up, but for `.` and `..`."""
         if listed.entry is not None:
-            self._table.of(listed.entry).lookups += 1
+            self._table.count_lookup(listed.entry)
 
     def releasedir(self, fh: Handle) -> None:
         """Close a directory."""
@@ -273,7 +258,7 @@ class Namespace:
         except BaseException:
             self._remover.discard(inode)
             raise
-        return self._counted(inode)
+        return self._counted(inode.entry)
 
     async def mkdir(self, parent: Ino, name: str, mode: int, caller: Caller) -> Attributes:
         """Make a directory, with its marker."""
@@ -285,7 +270,7 @@ class Namespace:
         except BaseException:
             self._remover.discard(inode)
             raise
-        return self._counted(inode)
+        return self._counted(inode.entry)
 
     async def _write_directory(self, inode: Inode) -> None:
         marked = await self._markers.write(inode.entry, inode.entry.posix)

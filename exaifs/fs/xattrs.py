@@ -49,14 +49,14 @@ class Xattrs:
         Raises:
             NoAttribute: there is none of that name.
         """
-        value = _values(self._table.get(ino)).get(_text(name))
+        value = _values(self._table.peek(ino)).get(_text(name))
         if value is None:
             raise NoAttribute(f"no attribute {name!r}")
         return value
 
     async def list(self, ino: Ino) -> list[bytes]:
         """Return the names that have a value."""
-        return [name.encode() for name in _values(self._table.get(ino))]
+        return [name.encode() for name in _values(self._table.peek(ino))]
 
     async def set(self, ino: Ino, name: bytes, value: bytes) -> None:
         """Set one of the user's own attributes; it is in the row when this returns.
