@@ -74,6 +74,9 @@ class Config(BaseSettings):
     disk_cache_mb: int = Field(default=1000, ge=0, validation_alias=_names("MAX_CACHE_SIZE_MB"))
     cache_age_days: float = Field(default=30, gt=0, validation_alias=_names("MAX_CACHE_AGE_DAYS"))
     freshness_s: float = Field(default=1.0, gt=0, validation_alias=_names("EXAIFS_FRESHNESS_S"))
+    consistency: Literal["feed", "open"] = Field(
+        default="feed", validation_alias=_names("EXAIFS_CONSISTENCY")
+    )
     read_only: bool = Field(default=False, validation_alias=_names("EXAIFS_READ_ONLY"))
     allow_other: bool = Field(default=False, validation_alias=_names("EXAIFS_ALLOW_OTHER"))
     uid: int | None = Field(default=None, ge=0, validation_alias=_names("EXAIFS_UID"))

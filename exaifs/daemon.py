@@ -120,7 +120,7 @@ async def run(
         directory = stack.enter_context(locked_directory(config.cache_dir, remote.identity, path))
         hello, problem = await _greet(remote, config)
         try:
-            fs = await stack.enter_async_context(FileSystem.open(config, remote, directory, hello))
+            fs = await stack.enter_async_context(FileSystem.open(config, remote, directory, hello, path))
         except (OSError, sqlite3.Error) as exc:
             raise MountError(
                 f"cannot use the cache directory {directory}: {exc}. Free the disk, make it writable, or "

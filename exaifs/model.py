@@ -142,6 +142,8 @@ class Attributes:
     atime_ns: int
     mtime_ns: int
     ctime_ns: int
+    timeout_s: float | None = None
+    """For how long the kernel may believe this; None: as long as the mount says."""
 
     @property
     def is_dir(self) -> bool:

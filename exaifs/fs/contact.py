@@ -23,6 +23,8 @@ class Contact:
         self._clock = clock
         self.offline_since_ns: int | None = None
         self.last_answer_ns: int | None = None
+        self.problem: RemoteError | None = None
+        """Why it does not; None while it does."""
         self._next_try = 0.0
         self._followed_until = float("-inf")
 
@@ -50,10 +52,12 @@ class Contact:
         if self.offline_since_ns is not None:
             _log.info("Supabase answers again")
         self.offline_since_ns = None
+        self.problem = None
 
     def failed(self, exc: RemoteError) -> None:
         """Supabase did not answer, or not as it should."""
         self._next_try = self._clock() + OFFLINE_RETRY_S
+        self.problem = exc
         if self.offline_since_ns is None:
             self.offline_since_ns = time.time_ns()
             _log.warning("Supabase is away; serving what is known", reason=str(exc))

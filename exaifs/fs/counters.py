@@ -27,6 +27,11 @@ class AccessCounters:
         self._catalog = catalog
         self._counts: dict[str, tuple[int, int]] = {}
 
+    @property
+    def waiting(self) -> int:
+        """Keys with reads that are not in their rows yet."""
+        return len(self._counts)
+
     def count(self, key: str) -> None:
         """Count one open-and-read of an object."""
         before = self._counts.get(key, (0, 0))[0]

@@ -21,6 +21,7 @@ from exaifs.remote.interface import Change
 _log = structlog.get_logger(__name__)
 
 _CURSOR = "cursor"
+_NOT_STARTED = "not started"
 _BUSY_S = 0.1
 """While changes come, the next question follows this soon."""
 
@@ -62,7 +63,12 @@ class Feed:
         self._proven_at = float("-inf")
         self._caught_up = trio.Event()
         self.changes_seen = 0
-        self.problem: str | None = "not started"
+        self.problem: str | None = _NOT_STARTED
+
+    @property
+    def starting(self) -> bool:
+        """Whether the log has neither been read to its end nor failed to be read yet."""
+        return self.problem == _NOT_STARTED
 
     @property
     def lag_s(self) -> float | None:

@@ -15,6 +15,7 @@ from exaifs.fs.handles import HandleTable, OpenedFile, OpenFile
 from exaifs.fs.inodes import Inode
 from exaifs.fs.namespace import Namespace
 from exaifs.fs.publish import Publisher
+from exaifs.fs.virtual import VirtualFiles, is_virtual
 from exaifs.fs.writing import Writer
 from exaifs.model import Attributes, Caller, Handle, Ino
 from exaifs.names import path_of
@@ -30,6 +31,7 @@ class Files:
         publisher: where dirty bytes go.
         writer: makes and changes staged copies.
         counters: counts reads.
+        virtual: what the daemon says about itself.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Files:
         publisher: Publisher,
         writer: Writer,
         counters: AccessCounters,
+        virtual: VirtualFiles,
     ) -> None:
         self._core = core
         self._table = core.table
@@ -50,6 +53,7 @@ class Files:
         self._publisher = publisher
         self._writer = writer
         self._counters = counters
+        self._virtual = virtual
 
     async def create(
         self, parent: Ino, name: str, mode: int, flags: int, caller: Caller
@@ -70,6 +74,8 @@ class Files:
         Raises:
             IsADirectory, ReadOnly: as they say.
         """
+        if is_virtual(ino):
+            return self._virtual.open(ino, flags)
         inode = self._table.get(ino)
         if inode.entry.is_dir:
             raise IsADirectory(f"{path_of(inode.entry.key)} is a directory")
@@ -103,6 +109,8 @@ class Files:
 
     def read_nowait(self, fh: Handle, offset: int, size_bytes: int) -> bytes | None:
         """Answer from the staged copy, memory or page cache; None when `read` must be awaited."""
+        if is_virtual(fh):
+            return self._virtual.read(fh, offset, size_bytes)
         opened = self._handles.file(fh)
         if not opened.readable:
             raise BadHandle("not open for reading")
@@ -153,13 +161,16 @@ class Files:
         Raises:
             ExaifsError: they are not; the staged copy is kept and sent later.
         """
+        if is_virtual(fh):
+            return
         opened = self._handles.file(fh)
         if opened.writable:  # a reader's close is not answerable for what others wrote
             await self._publish(opened.inode)
 
     async def fsync(self, fh: Handle, _datasync: bool) -> None:  # noqa: FBT001  # pyfuse3's signature
         """Make what was written durable: it is in Supabase when this returns."""
-        await self._publish(self._handles.file(fh).inode)
+        if not is_virtual(fh):
+            await self._publish(self._handles.file(fh).inode)
 
     async def _publish(self, inode: Inode) -> None:
         if not inode.dirty:
@@ -169,6 +180,9 @@ class Files:
 
     async def release(self, fh: Handle) -> None:
         """The last reference to a handle is gone; errors reach nobody, so nothing is lost here."""
+        if is_virtual(fh):
+            self._virtual.release(fh)
+            return
         opened = self._handles.file(fh)
         inode = opened.inode
         self._close(opened)

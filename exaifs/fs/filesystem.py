@@ -34,6 +34,8 @@ from exaifs.fs.namespace import Namespace
 from exaifs.fs.publish import Publisher
 from exaifs.fs.removal import Remover
 from exaifs.fs.rename import Renamer
+from exaifs.fs.status import Reporter, Status
+from exaifs.fs.virtual import VirtualFiles
 from exaifs.fs.writing import Writer
 from exaifs.fs.xattrs import Xattrs
 from exaifs.remote.interface import Hello, Remote
@@ -56,6 +58,7 @@ class FileSystem:
         contents: the content tiers.
         staging_directory: for staged files; on the content directory's file system.
         size_limit_bytes: the bucket's limit, where known.
+        mountpoint: for the status.
     """
 
     def __init__(
@@ -67,15 +70,18 @@ class FileSystem:
         *,
         staging_directory: Path,
         size_limit_bytes: int | None,
+        mountpoint: Path | None = None,
     ) -> None:
         self._freshness_s = config.freshness_s
         index = Index(database)
         self.survey = Survey(database)
+        """What the index holds, in figures."""
         uid = os.getuid() if config.uid is None else config.uid
         gid = os.getgid() if config.gid is None else config.gid
         table = InodeTable(index, Ownership(uid, gid, config.umask))
         self.core = core = Core(remote, index, table, contents, Contact(), Claims(index), config.read_only)
         handles = HandleTable()
+        virtual = VirtualFiles(lambda: self.status().to_bytes(), uid=uid, gid=gid, umask=config.umask)
         self.invalidations = Invalidations(index)
         self.directories = Directories(core, config.freshness_s, self._changed)
         self._gap = trio.Event()
@@ -100,6 +106,7 @@ class FileSystem:
             writer=writer,
             remover=remover,
             renamer=Renamer(core, self.directories, markers, remover),
+            virtual=virtual,
         )
         self.files = Files(
             core,
@@ -108,15 +115,24 @@ class FileSystem:
             publisher=self._publisher,
             writer=writer,
             counters=self._counters,
+            virtual=virtual,
         )
         self.xattrs = Xattrs(core, self.namespace)
+        self._reporter = Reporter(
+            config, mountpoint, core=core, feed=self.feed, survey=self.survey, counters=self._counters
+        )
         if adopt(staging_directory, index, table):
             self._publisher.resume()
 
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, config: Config, remote: Remote, cache_directory: Path, hello: Hello | None
+        cls,
+        config: Config,
+        remote: Remote,
+        cache_directory: Path,
+        hello: Hello | None,
+        mountpoint: Path | None = None,
     ) -> AsyncIterator[FileSystem]:
         """Open database, content tiers and staging in a cache directory that is ours alone.
 
@@ -125,6 +141,7 @@ class FileSystem:
             remote: the bucket.
             cache_directory: exists, locked by the caller.
             hello: what the server said at mount; None when it could not be asked.
+            mountpoint: for the status.
         """
         staging = cache_directory / "staging"
         staging.mkdir(mode=0o700, exist_ok=True)
@@ -143,6 +160,7 @@ class FileSystem:
                     contents,
                     staging_directory=staging,
                     size_limit_bytes=limit,
+                    mountpoint=mountpoint,
                 )
 
     @property
@@ -154,6 +172,10 @@ class FileSystem:
     def attr_timeout_s(self) -> float:
         """How long the kernel may trust attributes."""
         return self.entry_timeout_s
+
+    def status(self) -> Status:
+        """Return what is to be said about this mount now; takes milliseconds."""
+        return self._reporter.snapshot()
 
     def is_known(self) -> bool:
         """Whether an earlier run left anything to serve while Supabase is away."""

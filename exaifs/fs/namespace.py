@@ -28,6 +28,7 @@ from exaifs.fs.markers import Markers
 from exaifs.fs.publish import Publisher
 from exaifs.fs.removal import Remover
 from exaifs.fs.rename import Renamer
+from exaifs.fs.virtual import VirtualFiles, check_changeable, check_new_name, is_virtual
 from exaifs.fs.writing import Writer
 from exaifs.model import (
     DIRECTORY_MIME,
@@ -40,7 +41,7 @@ from exaifs.model import (
     Kind,
     Posix,
 )
-from exaifs.names import MAX_NAME_BYTES, check_name, child_key, split_key
+from exaifs.names import MAX_NAME_BYTES, child_key, split_key
 from exaifs.remote.interface import RowPatch
 
 MAX_SYMLINK_BYTES = 4095
@@ -77,6 +78,7 @@ class Namespace:
         writer: Writer,
         remover: Remover,
         renamer: Renamer,
+        virtual: VirtualFiles,
     ) -> None:
         self._core = core
         self._index = core.index
@@ -91,6 +93,7 @@ class Namespace:
         self._writer = writer
         self._remover = remover
         self._renamer = renamer
+        self._virtual = virtual
 
     # -- looking -----------------------------------------------------------------------------------
 
@@ -101,6 +104,9 @@ class Namespace:
             NotFound: proven absent.
             RemoteError: not known, and Supabase cannot be asked.
         """
+        hidden = self._virtual.lookup(parent, name)
+        if hidden is not None:
+            return hidden
         directory = self._table.directory(parent)
         if name in {".", ".."}:
             return self._counted((directory if name == "." else self._table.parent(directory)).entry)
@@ -123,10 +129,13 @@ class Namespace:
     def forget(self, forgotten: Sequence[tuple[Ino, int]]) -> None:
         """The kernel drops references."""
         for ino, count in forgotten:
-            self._table.forget(ino, count)
+            if not is_virtual(ino):
+                self._table.forget(ino, count)
 
     async def getattr(self, ino: Ino) -> Attributes:
         """Return the attributes of an inode the kernel knows."""
+        if is_virtual(ino):
+            return self._virtual.getattr(ino)
         return self._table.attributes(self._table.peek(ino))
 
     async def readlink(self, ino: Ino) -> bytes:
@@ -159,12 +168,16 @@ class Namespace:
 
     async def opendir(self, ino: Ino) -> Handle:
         """Open a directory for listing."""
+        if is_virtual(ino):
+            return self._virtual.opendir(ino)
         directory = self._table.directory(ino)
         await self._directories.ensure(directory.entry.key)
         return self._handles.open_directory(directory).handle
 
     async def readdir(self, fh: Handle, after: int) -> Iterator[DirectoryEntry]:
         """Return the names after a cookie, without an await between them; 0 begins anew."""
+        if is_virtual(fh):
+            return self._virtual.readdir(after)
         opened = self._handles.directory(fh)
         if after == 0:
             await self._directories.ensure(opened.inode.entry.key)
@@ -177,6 +190,9 @@ class Namespace:
 
     def releasedir(self, fh: Handle) -> None:
         """Close a directory."""
+        if is_virtual(fh):
+            self._virtual.release(fh)
+            return
         self._table.release(self._handles.close_directory(fh).inode)
 
     # -- attributes --------------------------------------------------------------------------------
@@ -194,6 +210,7 @@ class Namespace:
             FileTooLarge, IsADirectory: as they say.
         """
         self._core.check_writable()
+        check_changeable(ino, "")
         inode = self._table.get(ino)
         if change.size_bytes is not None:
             await self._writer.resize(inode, change.size_bytes, publish=fh is None)
@@ -286,7 +303,7 @@ class Namespace:
             NotFound: the directory was removed.
         """
         self._core.check_writable()
-        check_name(name)
+        check_new_name(parent, name)
         directory = self._table.directory(parent)
         prefix = directory.entry.key
         if directory.unlinked:
@@ -335,6 +352,7 @@ class Namespace:
             IsADirectory, NotFound, ReadOnly: as they say.
         """
         self._core.check_writable()
+        check_changeable(parent, name)
         directory = self._table.directory(parent)
         await self._remover.unlink(await self._find(directory, name))
         self.note_change(directory.entry.key, time.time_ns())
@@ -346,6 +364,7 @@ class Namespace:
             NotADirectory, NotEmpty, NotFound, ReadOnly: as they say.
         """
         self._core.check_writable()
+        check_changeable(parent, name)
         directory = self._table.directory(parent)
         await self._remover.rmdir(await self._find(directory, name))
         self.note_change(directory.entry.key, time.time_ns())
@@ -357,7 +376,8 @@ class Namespace:
             InvalidArgument: RENAME_EXCHANGE, which a bucket cannot do atomically.
         """
         self._core.check_writable()
-        check_name(new_name)
+        check_changeable(parent, name)
+        check_new_name(new_parent, new_name)
         source_directory = self._table.directory(parent)
         target_directory = self._table.directory(new_parent)
         entry = await self._find(source_directory, name)

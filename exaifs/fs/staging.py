@@ -10,6 +10,7 @@ import errno
 import hashlib
 import os
 import secrets
+import time
 from pathlib import Path
 
 import trio
@@ -33,6 +34,8 @@ class Staged:
         self.fd = fd
         self.size_bytes = 0
         self.dirty = True
+        self.dirty_since_ns = time.time_ns()
+        """Since when there is something that only this host has, while `dirty`."""
         self.described = False
         """Whether a description beside it makes it survive this process; see `leftovers`."""
         self.generation = 0
@@ -63,6 +66,7 @@ class Staged:
         staged = cls(path, os.open(path, os.O_RDWR | os.O_CLOEXEC))
         staged.filled()
         staged.touch()
+        staged.dirty_since_ns = os.fstat(staged.fd).st_mtime_ns
         staged.described = True
         return staged
 
@@ -77,6 +81,8 @@ class Staged:
 
     def touch(self) -> None:
         """Mark as changed."""
+        if not self.dirty:
+            self.dirty_since_ns = time.time_ns()
         self.dirty = True
         self.generation += 1
 

@@ -18,6 +18,7 @@ from exaifs.errors import (
 from exaifs.fs.core import Core
 from exaifs.fs.inodes import Inode
 from exaifs.fs.namespace import Namespace
+from exaifs.fs.virtual import is_virtual
 from exaifs.model import Ino
 from exaifs.remote.interface import RowPatch
 
@@ -49,14 +50,14 @@ class Xattrs:
         Raises:
             NoAttribute: there is none of that name.
         """
-        value = _values(self._table.peek(ino)).get(_text(name))
+        value = None if is_virtual(ino) else _values(self._table.peek(ino)).get(_text(name))
         if value is None:
             raise NoAttribute(f"no attribute {name!r}")
         return value
 
     async def list(self, ino: Ino) -> list[bytes]:
         """Return the names that have a value."""
-        return [name.encode() for name in _values(self._table.peek(ino))]
+        return [] if is_virtual(ino) else [name.encode() for name in _values(self._table.peek(ino))]
 
     async def set(self, ino: Ino, name: bytes, value: bytes) -> None:
         """Set one of the user's own attributes; it is in the row when this returns.
@@ -68,7 +69,7 @@ class Xattrs:
         key = self._changeable(name)
         if len(value) > MAX_VALUE_BYTES:
             raise AttributeTooLarge(f"an attribute has at most {MAX_VALUE_BYTES} bytes")
-        inode = self._table.get(ino)
+        inode = self._inode(ino)
         async with inode.lock:
             await self._change(inode, {**inode.entry.xattrs, key: value}, RowPatch(set_xattrs={key: value}))
 
@@ -79,12 +80,17 @@ class Xattrs:
             NoAttribute: there is none of that name.
         """
         key = self._changeable(name)
-        inode = self._table.get(ino)
+        inode = self._inode(ino)
         async with inode.lock:
             if key not in inode.entry.xattrs:
                 raise NoAttribute(f"no attribute {name!r}")
             left = {other: value for other, value in inode.entry.xattrs.items() if other != key}
             await self._change(inode, left, RowPatch(drop_xattrs=[key]))
+
+    def _inode(self, ino: Ino) -> Inode:
+        if is_virtual(ino):
+            raise NotPermitted("made by exaifs; it takes no attributes")
+        return self._table.get(ino)
 
     async def _change(self, inode: Inode, xattrs: dict[str, bytes], patch: RowPatch) -> None:
         if inode.entry.kind == "symlink":

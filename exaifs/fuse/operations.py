@@ -51,10 +51,11 @@ class Operations(pyfuse3.Operations):
         self.started.set()
 
     def _entry(self, attributes: Attributes) -> pyfuse3.EntryAttributes:
+        own_s = attributes.timeout_s
         return entry_attributes(
             attributes,
-            entry_timeout_s=self._fs.entry_timeout_s,
-            attr_timeout_s=self._fs.attr_timeout_s,
+            entry_timeout_s=self._fs.entry_timeout_s if own_s is None else own_s,
+            attr_timeout_s=self._fs.attr_timeout_s if own_s is None else own_s,
         )
 
     @answered
