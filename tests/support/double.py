@@ -97,6 +97,7 @@ class DoubleServer:
     """Body bytes handed out by downloads."""
     _faults: list[_Fault] = field(default_factory=list)
     _gates: dict[str, Gate] = field(default_factory=dict)
+    _late: set[str] = field(default_factory=set)
     _break_after_bytes: int | None = None
     _corrupt: int = 0
 
@@ -158,6 +159,16 @@ class DoubleServer:
             raise Unauthorized("the key is refused")
         if not self.bucket_exists:
             raise BucketMissing(f"no bucket {self.bucket_name!r}")
+
+    def answer_late(self, operation: str) -> None:
+        """Have the next answer of a method wait at the gate "late", after the server has acted."""
+        self._late.add(operation)
+
+    async def delay_answer(self, operation: str) -> None:
+        """Wait at the gate "late", if that was asked for."""
+        if operation in self._late:
+            self._late.remove(operation)
+            await self._gates["late"].pass_through()
 
     def leave(self, operation: str) -> None:
         """Lose the answer, if that was asked for."""
@@ -224,6 +235,7 @@ class _Face:
     async def _call(self, operation: str, act: Callable[[], T]) -> T:
         await self._server.arrive(operation, key_is_good=self._key_is_good)
         result = act()
+        await self._server.delay_answer(operation)
         self._server.leave(operation)
         return result
 
