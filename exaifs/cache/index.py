@@ -63,6 +63,7 @@ class Index:
         self._touched: dict[str, int] = {}
         self._touched_prefixes: dict[str, int] = {}
         self._claims: Counter[str] = Counter()
+        self._listed: Counter[str] = Counter()
         self._open_views = 0
 
     def _load_root(self) -> Entry:
@@ -254,12 +255,21 @@ class Index:
     # -- for merging answers -----------------------------------------------------------------------
 
     @contextmanager
-    def view(self) -> Iterator[View]:
-        """Mark that a question is being asked; merge its answer before leaving."""
+    def view(self, listed: str | None = None) -> Iterator[View]:
+        """Mark that a question is being asked; merge its answer before leaving.
+
+        Args:
+            listed: the directory, if the question is what is in it.
+        """
         self._open_views += 1
+        if listed is not None:
+            self._listed[listed] += 1
         try:
             yield View(self._sequence)
         finally:
+            if listed is not None:
+                self._listed[listed] -= 1
+                self._listed += Counter()  # drops zeros
             self._open_views -= 1
             if self._open_views == 0:
                 self._touched.clear()
@@ -290,6 +300,15 @@ class Index:
         return key in self._claims or any(
             claim.endswith("/") and key.startswith(claim) for claim in self._claims
         )
+
+    def is_being_listed(self, key: str) -> bool:
+        """Tell whether a listing of a directory on the way to a key is under way."""
+        return any(key.startswith(prefix) for prefix in self._listed)
+
+    def is_busy(self, key: str) -> bool:
+        """Tell whether a key, a directory above it, or anything below it is being changed from here."""
+        below = key.endswith("/") and any(claim.startswith(key) for claim in self._claims)
+        return below or self.is_claimed(key)
 
     def is_renamed(self, prefix: str, view: View) -> bool:
         """Tell whether a directory was, or is being, renamed after a question was asked."""

@@ -190,8 +190,8 @@ def merge_changes(
     Only what belongs to a loaded directory is kept; the rest is listed when it is needed.
 
     Returns:
-        What changed, and the keys that were left alone because something newer was known: this answer
-        may still hold a later state of them, so they must be asked again.
+        What changed, and the keys that were left alone, because something newer was known or because a
+        listing that may be older is on its way: they must be asked again.
     """
     merge = _Merge(index, view, at_ns)
     skipped: set[str] = set()
@@ -199,7 +199,8 @@ def merge_changes(
         for change in changes:
             parent, component = split_key(change.key)
             subject = parent if component == PLACEHOLDER else change.key
-            if index.is_newer(subject, view) or index.is_newer(change.key, view):
+            newer = index.is_newer(subject, view) or index.is_newer(change.key, view)
+            if newer or index.is_being_listed(change.key) or _is_pending(index, change.key):
                 skipped.add(change.key)
             elif (odd := odd_part(change.key)) is not None:
                 _merge_odd_key(merge, *odd, change)
@@ -214,6 +215,12 @@ def merge_changes(
                     merge.delete(known)
                 _prune(merge, parent)
     return merge.difference, skipped
+
+
+def _is_pending(index: Index, key: str) -> bool:
+    """Tell whether an unsent file has this key: what the bucket has there may show when that is removed."""
+    known = index.file(*split_key(key))
+    return known is not None and known.pending
 
 
 def _merge_odd_key(merge: _Merge, prefix: str, kind: OddKind, change: Change) -> None:

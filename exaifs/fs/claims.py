@@ -3,12 +3,16 @@
 While a key is claimed, the change feed and listings leave it alone: what they say of it may be from the
 middle of the operation, or be our own write looking like another host's. The feed asks for such keys
 again later. A claimed prefix covers everything below.
+
+Who claims waits until nobody else has a claim on the same key, on a directory above it, or below it: so
+nothing is sent to a key that a directory rename is taking away. Nobody waits while holding a claim, so
+waiting ends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import trio
 
@@ -26,9 +30,16 @@ class Claims:
         self._index = index
         self._released = trio.Event()
 
-    @contextmanager
-    def held(self, *keys: str) -> Iterator[None]:
-        """Claim keys, or prefixes that end in a slash, while the body runs."""
+    @asynccontextmanager
+    async def held(self, wanted: Callable[[], tuple[str, ...]]) -> AsyncIterator[None]:
+        """Claim keys, or prefixes that end in a slash, while the body runs.
+
+        Args:
+            wanted: returns the keys; asked again after each wait, as a rename may have changed them.
+        """
+        while any(self._index.is_busy(key) for key in wanted()):
+            await self._released.wait()
+        keys = wanted()
         for key in keys:
             self._index.claim(key)
         try:

@@ -18,6 +18,7 @@ from exaifs.cache.merge import Difference, merge_directory
 from exaifs.cache.naming import reclaim
 from exaifs.errors import RemoteError, Unreachable
 from exaifs.fs.core import Core
+from exaifs.fs.inodes import Inode
 from exaifs.model import ObjectRecord
 from exaifs.names import oddity
 from exaifs.remote.interface import Folder
@@ -56,6 +57,18 @@ class Directories:
             return True
         return loaded_at_ns is not None and 0 <= time.time_ns() - loaded_at_ns < self._freshness_ns
 
+    async def ready(self, directory: Inode) -> str:
+        """Do as `ensure`, and return the directory's prefix: a rename may change it meanwhile.
+
+        Raises:
+            RemoteError: as `ensure`.
+        """
+        while True:
+            prefix = directory.entry.key
+            await self.ensure(prefix)
+            if directory.entry.key == prefix:
+                return prefix
+
     async def ensure(self, prefix: str) -> None:
         """Make sure a directory's names are known and fresh; a checkpoint only when it must ask.
 
@@ -88,6 +101,10 @@ class Directories:
         difference.moved(reclaim(self._index, gone.parent, gone.name))
         self._on_change(difference)
 
+    def replaced(self, old: Entry, fresh: Entry) -> None:
+        """A name stands for another inode than the one the kernel expects there."""
+        self._on_change(Difference(removed=[old], added=[fresh]))
+
     async def reconcile(self) -> None:
         """List every loaded directory once more, one after the other, after a gap in the feed.
 
@@ -102,7 +119,7 @@ class Directories:
         """List and merge; False if the directory was renamed meanwhile, so that it must be done again."""
         done = self._loading[prefix] = trio.Event()
         try:
-            with self._index.view() as view:
+            with self._index.view(prefix) as view:
                 asked_ns = time.time_ns()
                 records, folders = await self._list(prefix)
                 odd_keys = await self._odd_keys(prefix, folders)

@@ -46,7 +46,11 @@ class Markers:
         directory = self._index.directory(prefix)
         if directory is None or directory.marker:
             return directory
-        with self._claims.held(directory.marker_key):
+        marker_key = directory.marker_key
+        async with self._claims.held(lambda: (marker_key,)):
+            directory = self._index.directory(prefix)
+            if directory is None or directory.marker:
+                return directory
             marked = await self.write(directory, directory.posix)
             if self._index.directory(prefix) is not None:
                 self._table.put(marked)

@@ -28,6 +28,7 @@ from exaifs.fs.markers import Markers
 from exaifs.fs.publish import Publisher
 from exaifs.fs.removal import Remover
 from exaifs.fs.rename import Renamer
+from exaifs.fs.rows import Rows
 from exaifs.fs.virtual import VirtualFiles, check_changeable, check_new_name, is_virtual
 from exaifs.fs.writing import Writer
 from exaifs.model import (
@@ -89,6 +90,7 @@ class Namespace:
         self._directories = directories
         self._lister = Lister(core)
         self._markers = markers
+        self._rows = Rows(core, markers)
         self._publisher = publisher
         self._writer = writer
         self._remover = remover
@@ -115,9 +117,7 @@ class Namespace:
         return self._counted(await self._find(directory, name))
 
     async def _find(self, directory: Inode, name: str) -> Entry:
-        prefix = directory.entry.key
-        await self._directories.ensure(prefix)
-        entry = self._index.child(prefix, name)
+        entry = self._index.child(await self._directories.ready(directory), name)
         if entry is None:
             raise NotFound(f"no {name!r} here")
         return entry
@@ -171,7 +171,7 @@ class Namespace:
         if is_virtual(ino):
             return self._virtual.opendir(ino)
         directory = self._table.directory(ino)
-        await self._directories.ensure(directory.entry.key)
+        await self._directories.ready(directory)
         return self._handles.open_directory(directory).handle
 
     async def readdir(self, fh: Handle, after: int) -> Iterator[DirectoryEntry]:
@@ -180,7 +180,7 @@ class Namespace:
             return self._virtual.readdir(after)
         opened = self._handles.directory(fh)
         if after == 0:
-            await self._directories.ensure(opened.inode.entry.key)
+            await self._directories.ready(opened.inode)
         return self._lister.entries(opened, after)
 
     def took(self, listed: DirectoryEntry) -> None:
@@ -233,32 +233,28 @@ class Namespace:
         try:
             await self.patch_row(inode, RowPatch(posix=inode.entry.posix))
         except BaseException:
-            inode.entry = before
+            inode.entry = replace(inode.entry, posix=before.posix, ctime_ns=before.ctime_ns)
             raise
 
     async def patch_row(self, inode: Inode, patch: RowPatch) -> None:
-        """Change a row; a directory gets a marker for it first. The caller holds the inode's lock."""
-        key = inode.entry.key
-        if inode.entry.is_dir:
-            marked = await self._markers.ensure(key)
-            if marked is None:
-                raise NotFound("the directory was removed")
-            inode.entry = replace(inode.entry, marker=True, file_id=marked.file_id)
-            key = inode.entry.marker_key
-        record = await self._catalog.patch(key, patch)
-        inode.entry = replace(
-            inode.entry, xattrs=record.xattrs, file_id=record.file_id or inode.entry.file_id
-        )
-        self._table.store(inode)
+        """Change a row; see `Rows.patch`."""
+        await self._rows.patch(inode, patch)
 
     # -- making ------------------------------------------------------------------------------------
 
     async def make_file(self, parent: Ino, name: str, mode: int, caller: Caller) -> Inode:
         """Make a file that is in the bucket once it is closed; counts a look-up."""
         inode = await self._make(parent, name, "file", mode, caller)
-        self._writer.stage_new(inode)
+        self._stage_new(inode)
         inode.lookups += 1
         return inode
+
+    def _stage_new(self, inode: Inode) -> None:
+        try:
+            self._writer.stage_new(inode)
+        except BaseException:
+            self._remover.discard(inode)
+            raise
 
     async def symlink(self, parent: Ino, name: str, target: bytes, caller: Caller) -> Attributes:
         """Make a symbolic link: a small object whose bytes are the target."""
@@ -266,7 +262,7 @@ class Namespace:
             raise NameTooLong("a symbolic link's target has 1 to 4095 bytes")
         inode = await self._make(parent, name, "symlink", 0o777, caller)
         inode.entry = replace(inode.entry, mime_type=SYMLINK_MIME)
-        self._writer.stage_new(inode)
+        self._stage_new(inode)
         try:
             await self._writer.write(inode, 0, target)
             async with inode.lock:
@@ -281,9 +277,8 @@ class Namespace:
         """Make a directory, with its marker."""
         inode = await self._make(parent, name, "dir", mode, caller)
         try:
-            async with inode.lock:
-                with self._core.claims.held(inode.entry.marker_key):
-                    await self._write_directory(inode)
+            async with inode.lock, self._core.claims.held(lambda: (inode.entry.marker_key,)):
+                await self._write_directory(inode)
         except BaseException:
             self._remover.discard(inode)
             raise
@@ -305,11 +300,11 @@ class Namespace:
         self._core.check_writable()
         check_new_name(parent, name)
         directory = self._table.directory(parent)
-        prefix = directory.entry.key
+        child_key(directory.entry.key, name)  # refuse before asking
+        prefix = await self._directories.ready(directory)
         if directory.unlinked:
             raise NotFound("the directory was removed")
         key = child_key(prefix, name)
-        await self._directories.ensure(prefix)
         if self._index.child(prefix, name) is not None:
             raise Exists(f"{name!r} exists")
         now_ns = time.time_ns()
@@ -380,9 +375,11 @@ class Namespace:
         check_new_name(new_parent, new_name)
         source_directory = self._table.directory(parent)
         target_directory = self._table.directory(new_parent)
-        entry = await self._find(source_directory, name)
-        await self._directories.ensure(target_directory.entry.key)
-        await self._renamer.rename(entry, target_directory.entry.key, new_name, flags)
+        while True:
+            await self._directories.ready(target_directory)
+            entry = await self._find(source_directory, name)
+            if await self._renamer.rename(entry, target_directory, new_name, flags):
+                break
         now_ns = time.time_ns()
         self.note_change(source_directory.entry.key, now_ns)
         self.note_change(target_directory.entry.key, now_ns)

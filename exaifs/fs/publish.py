@@ -92,7 +92,7 @@ class Publisher:
         inode.uploading = True
         try:
             draft = await self._draft(inode, staged)
-            with self._claims.held(inode.entry.key):
+            async with self._claims.held(lambda: (inode.entry.key,)):
                 self._take_on(inode, draft, await self._send(inode, draft))
         except ExaifsError as exc:
             inode.failure = str(exc)

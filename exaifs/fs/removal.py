@@ -44,7 +44,7 @@ class Remover:
                     raise NotFound(f"no {entry.name!r} here")
                 await self.keep_bytes(inode)
                 await self._markers.keep_without(inode.entry)
-                with self._claims.held(inode.entry.key):
+                async with self._claims.held(lambda: (inode.entry.key,)):
                     if not inode.entry.pending:
                         await self._objects.remove([inode.entry.key])
                     self.discard(inode)
@@ -87,13 +87,13 @@ class Remover:
         inode = self._table.of(entry)
         try:
             async with inode.lock:
-                await self._directories.ensure(entry.key)
                 if inode.unlinked:
                     raise NotFound(f"no {entry.name!r} here")
-                if self._index.has_children(entry.key):
-                    raise NotEmpty(f"{entry.name!r} is not empty, perhaps of keys that cannot be shown")
                 await self._markers.keep_without(inode.entry)
-                with self._claims.held(inode.entry.marker_key):
+                await self._directories.ready(inode)
+                async with self._claims.held(lambda: (inode.entry.marker_key,)):
+                    if self._index.has_children(inode.entry.key):
+                        raise NotEmpty(f"{entry.name!r} is not empty, perhaps of keys that cannot be shown")
                     await self._markers.remove(inode.entry)
                     self.discard(inode)
                     self._directories.name_freed(inode.entry)

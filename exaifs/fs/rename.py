@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import structlog
 import trio
@@ -42,6 +42,20 @@ _MOVES_AT_ONCE = 8
 _PAGE = 1000
 
 
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One rename: what was found before locks and claims were waited for."""
+
+    source: Inode
+    target: Inode | None
+    entry: Entry
+    """Of the source."""
+    renamed: Entry
+    directory: Inode
+    """Where it goes."""
+    flags: int
+
+
 class Renamer:
     """Renames within one mount."""
 
@@ -55,8 +69,11 @@ class Renamer:
         self._markers = markers
         self._remover = remover
 
-    async def rename(self, entry: Entry, new_prefix: str, new_name: str, flags: int) -> None:
-        """Rename `entry` to `new_name` in the directory `new_prefix`; both directories are loaded.
+    async def rename(self, entry: Entry, directory: Inode, new_name: str, flags: int) -> bool:
+        """Rename `entry` to `new_name` in a directory; both directories are loaded.
+
+        Returns:
+            False if another change came first: look the names up again.
 
         Raises:
             Exists: RENAME_NOREPLACE, and the target exists.
@@ -65,10 +82,11 @@ class Renamer:
         """
         if flags & ~RENAME_NOREPLACE:
             raise InvalidArgument("only RENAME_NOREPLACE is possible on a bucket")
+        new_prefix = directory.entry.key
         new_key = child_key(new_prefix, new_name)
         target = self._index.child(new_prefix, new_name)
         if target is not None and target.ino == entry.ino:
-            return
+            return True
         if target is not None and flags & RENAME_NOREPLACE:
             raise Exists(f"{new_name!r} exists")
         if entry.is_dir and new_prefix.startswith(entry.key):
@@ -81,10 +99,10 @@ class Renamer:
         if target is not None and not target.is_dir:
             component = target.component  # a name that clashes, or a raw one, has another key
         renamed = replace(entry, parent=new_prefix, name=new_name, component=component)
+        job = _Job(source_inode, target_inode, entry, renamed, directory, flags)
         try:
             async with locked(source_inode, target_inode, *self._dirty_below(entry)):
-                await self._rename(source_inode, target_inode, renamed)
-                self._directories.name_freed(entry)
+                return await self._rename(job)
         finally:
             self._table.release(source_inode)
             if target_inode is not None:
@@ -104,48 +122,81 @@ class Renamer:
             if self._index.has_children(target.key):
                 raise NotEmpty(f"{target.name!r} is not empty")
 
-    async def _rename(self, source: Inode, target: Inode | None, renamed: Entry) -> None:
-        if source.unlinked or (target is not None and target.unlinked):
-            raise NotFound("removed meanwhile")
-        await self._markers.keep_without(source.entry)
-        with self._claims.held(source.entry.key, renamed.key):
-            if source.entry.is_dir:
-                await self._rename_directory(source, target, renamed)
+    async def _rename(self, job: _Job) -> bool:
+        await self._markers.keep_without(job.source.entry)
+        async with self._claims.held(lambda: (job.source.entry.key, job.renamed.key)):
+            if job.source.unlinked:
+                raise NotFound("removed meanwhile")
+            if self._is_overtaken(job):
+                return False
+            if job.source.entry.is_dir:
+                await self._rename_directory(job.source, job.target, job.renamed)
             else:
-                await self._rename_file(source, target, renamed)
+                await self._rename_file(job)
+            self._directories.name_freed(job.entry)
+        return True
+
+    def _is_overtaken(self, job: _Job) -> bool:
+        """Whether names changed while locks and claims were waited for."""
+        found = self._index.child(job.renamed.parent, job.renamed.name)
+        expected = None if job.target is None else job.target.ino
+        if (None if found is None else found.ino) != expected:
+            return True
+        filled = found is not None and found.is_dir and self._index.has_children(found.key)
+        moved = job.directory.entry.key != job.renamed.parent or job.source.entry.key != job.entry.key
+        return filled or moved
 
     # -- files -------------------------------------------------------------------------------------
 
-    async def _rename_file(self, source: Inode, target: Inode | None, renamed: Entry) -> None:
+    async def _rename_file(self, job: _Job) -> None:
+        source, target = job.source, job.target
         if target is not None:
             await self._remover.keep_bytes(target)
         old = source.entry
-        fresh = self._place(source, renamed)
-        if not old.pending:
-            record = await self._move_object(old, renamed, replace_target=target is not None)
-            fresh = self._place(source, renamed)
-            if source.dirty:
-                fresh = replace(fresh, version=record.version, etag=record.etag)
-            else:
-                fresh = own_write(fresh, record)
-            self._contents.rekey(old.ref, fresh.ref)
+        record = None if old.pending else await self._move_object(job)
+        fresh = self._place(source, job.renamed)
+        if record is None:
+            fresh = _over(fresh, target)
+        elif source.dirty:
+            fresh = replace(fresh, version=record.version, etag=record.etag)
+        else:
+            fresh = self._moved(fresh, record)
         if target is not None:
             self._remover.discard(target)
         self._index.rename(old, fresh)
+        if fresh.ino != old.ino:
+            self._directories.replaced(replace(old, parent=fresh.parent, name=fresh.name), fresh)
+            return
         source.entry = fresh
+        if record is not None:
+            self._contents.rekey(old.ref, fresh.ref)
         source.change_posix(AttributeChange(), time.time_ns())
         self._table.store(source)
         describe_again(source)
 
+    def _moved(self, entry: Entry, record: ObjectRecord) -> Entry:
+        """Return a renamed entry in its new version; bytes that another host changed are a new inode."""
+        fresh = own_write(entry, record)
+        if entry.size_bytes == record.size_bytes and (
+            entry.sha256 == record.sha256
+            if entry.sha256 is not None and record.sha256 is not None
+            else entry.etag == record.etag
+        ):
+            return fresh
+        return replace(fresh, ino=self._index.allocate_ino())
+
     def _place(self, source: Inode, renamed: Entry) -> Entry:
         return replace(source.entry, parent=renamed.parent, name=renamed.name, component=renamed.component)
 
-    async def _move_object(self, old: Entry, new: Entry, *, replace_target: bool) -> ObjectRecord:
+    async def _move_object(self, job: _Job) -> ObjectRecord:
         objects, catalog = self._remote.objects, self._remote.catalog
-        if not replace_target:
+        old, new = job.source.entry, job.renamed
+        if job.target is None:
             try:
                 await objects.move(old.key, new.key)
             except Exists:
+                if job.flags & RENAME_NOREPLACE:
+                    raise
                 _log.info("target appeared on another host; replacing it", path=path_of(new.key))
             else:
                 return await self._record(new.key)
@@ -171,7 +222,6 @@ class Renamer:
         if target is not None:
             await self._markers.remove(target.entry)
             self._remover.discard(target)
-        below = self._table.below(old)
         try:
             await self._move_all([(key, new + key[len(old) :]) for key in keys])
         except BaseException:
@@ -180,12 +230,15 @@ class Renamer:
             self._index.mark_unloaded(source.entry.parent)
             self._index.mark_unloaded(renamed.parent)
             raise
+        below = self._table.below(old)  # also what was made there during the moves
         self._index.rename(source.entry, self._place(source, renamed))
         self._table.refresh([source, *below])
-        for inode in below:
-            describe_again(inode)
-        async for record in self._tree(new):
-            self._take_on_move(record, old, new)
+        try:
+            async for record in self._tree(new):
+                self._take_on_move(record, old, new)
+        finally:
+            for inode in below:
+                describe_again(inode)
         source.change_posix(AttributeChange(), time.time_ns())
         self._table.store(source)
 
@@ -228,11 +281,32 @@ class Renamer:
         entry = self._index.file(parent, component)
         if entry is None or entry.pending:
             return
-        fresh = own_write(entry, record)
+        inode = self._table.live(entry.ino)
+        dirty = inode is not None and inode.dirty
+        fresh = own_write(entry, record) if dirty else self._moved(entry, record)
+        if fresh.ino != entry.ino:
+            self._index.put(fresh)
+            self._directories.replaced(entry, fresh)
+            return
         self._contents.rekey(replace(entry.ref, key=old + record.key[len(new) :]), fresh.ref)
         self._index.put(fresh)
-        inode = self._table.live(entry.ino)
         if inode is not None:
             inode.entry = (
                 replace(inode.entry, version=fresh.version, etag=fresh.etag) if inode.dirty else fresh
             )
+
+
+def _over(pending: Entry, target: Inode | None) -> Entry:
+    """Return an unsent file's entry after its rename: over a file, it is that file with unsent changes."""
+    if target is None or target.entry.pending:
+        return pending
+    there = target.entry
+    return replace(
+        pending,
+        pending=False,
+        version=there.version,
+        size_bytes=there.size_bytes,
+        etag=there.etag,
+        sha256=there.sha256,
+        file_id=there.file_id,
+    )

@@ -1,0 +1,259 @@
+"""Names while other changes are under way: here, on another host, and on the way back from the server."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import pytest
+import trio
+import trio.testing
+
+from exaifs.errors import Exists, NotEmpty, NotFound
+from exaifs.fs.invalidation import StaleName
+from exaifs.model import AttributeChange
+from exaifs.names import PLACEHOLDER
+from tests.fs.conftest import Mount
+from tests.fs.test_feed import follow, told
+from tests.support.double import DoubleServer
+from tests.support.paths import Paths
+
+pytestmark = pytest.mark.anyio
+
+
+async def during_rename(
+    server: DoubleServer,
+    paths: Paths,
+    work: Callable[[], Awaitable[object]],
+    old: str = "old",
+    new: str = "new",
+) -> None:
+    """Rename a directory, and do something else while its objects are being moved."""
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            with server.hold("move") as gate:
+                nursery.start_soon(paths.rename, old, new)
+                await gate.wait_arrived()
+                nursery.start_soon(work)
+                await trio.testing.wait_all_tasks_blocked(0.02)
+
+
+async def check_agreement(server: DoubleServer, paths: Paths, directory: str, names: list[str]) -> None:
+    """The mount, once it has heard everything, shows what the bucket has."""
+    await follow(paths)
+    await follow(paths)
+    assert await paths.ls(directory) == names
+    in_bucket = {key for key in server.bucket.objects if not key.endswith(PLACEHOLDER)}
+    assert in_bucket == {f"{directory}/{name}" for name in names}
+
+
+async def test_a_write_during_a_directory_rename_is_where_the_file_is(
+    server: DoubleServer, mount: Mount
+) -> None:
+    """close() returned 0: the bytes are under the new name, and nothing is under the old."""
+    server.bucket.put("old/f", b"before")
+    async with mount() as paths:
+        await paths.ls("old")
+        await during_rename(server, paths, partial(paths.overwrite, "old/f", b"after"))
+        assert server.bucket.objects["new/f"].data == b"after"
+        assert await paths.read("new/f") == b"after"
+        await check_agreement(server, paths, "new", ["f"])
+
+
+async def test_a_file_made_during_a_directory_rename_goes_along(server: DoubleServer, mount: Mount) -> None:
+    """A file, a directory and a link made meanwhile are in the renamed directory."""
+    server.bucket.put("old/f", b"x")
+    async with mount() as paths:
+        await paths.ls("old")
+        await during_rename(server, paths, partial(paths.create, "old/made", b"data"))
+        assert await paths.read("new/made") == b"data"
+        await check_agreement(server, paths, "new", ["f", "made"])
+
+
+async def test_a_directory_made_during_a_directory_rename_goes_along(
+    server: DoubleServer, mount: Mount
+) -> None:
+    """Mkdir inside a directory that is being renamed."""
+    server.bucket.put("old/f", b"x")
+    async with mount() as paths:
+        await paths.ls("old")
+        await during_rename(server, paths, partial(paths.mkdir, "old/sub"))
+        await follow(paths)
+        assert await paths.ls() == ["new"]
+        assert await paths.ls("new") == ["f", "sub"]
+        assert f"new/sub/{PLACEHOLDER}" in server.bucket.objects
+
+
+async def test_what_is_removed_during_a_directory_rename_stays_removed(
+    server: DoubleServer, mount: Mount
+) -> None:
+    """unlink(2) returned 0: the file is not back under the directory's new name."""
+    server.bucket.put("old/f", b"x")
+    server.bucket.put("old/g", b"x")
+    async with mount() as paths:
+        await paths.ls("old")
+        await during_rename(server, paths, partial(paths.unlink, "old/f"))
+        await check_agreement(server, paths, "new", ["g"])
+
+
+async def test_a_full_directory_is_not_removed_while_its_parent_is_renamed(
+    server: DoubleServer, mount: Mount
+) -> None:
+    """Rmdir looks at the directory where it is now."""
+    server.bucket.put("old/sub/f", b"x")
+    async with mount() as paths:
+        await paths.ls("old/sub")
+
+        async def refused() -> None:
+            with pytest.raises((NotEmpty, NotFound)):
+                await paths.rmdir("old/sub")
+
+        await during_rename(server, paths, refused)
+        await follow(paths)
+        assert await paths.ls("new/sub") == ["f"]
+
+
+async def test_attributes_set_during_a_directory_rename_are_kept(
+    server: DoubleServer, mount: Mount
+) -> None:
+    """Chmod of a file and of a directory below."""
+    server.bucket.put("old/f", b"x")
+    server.bucket.put("old/sub/f", b"x")
+    for path in ("f", "sub"):
+        async with mount(path) as paths:
+            await paths.ls("old/sub")
+            await during_rename(
+                server, paths, partial(paths.setattr, f"old/{path}", AttributeChange(mode=0o700))
+            )
+            for _ in range(2):
+                await follow(paths)
+                assert (await paths.stat(f"new/{path}")).mode & 0o777 == 0o700
+            assert await paths.ls() == ["new"]
+            await paths.rename("new", "old")
+
+
+async def test_a_rename_into_a_directory_that_is_renamed(server: DoubleServer, mount: Mount) -> None:
+    """The file is in the directory, whatever its name became meanwhile."""
+    server.bucket.put("old/f", b"x")
+    server.bucket.put("other/g", b"y")
+    async with mount() as paths:
+        await paths.ls("old")
+        await paths.ls("other")
+        await during_rename(server, paths, partial(paths.rename, "other/g", "old/g"))
+        await follow(paths)
+        assert await paths.ls("new") == ["f", "g"]
+        assert await paths.ls() == ["new", "other"]
+
+
+@pytest.mark.parametrize("deep", [False, True])
+async def test_a_file_made_while_its_directory_is_first_listed(
+    server: DoubleServer, mount: Mount, *, deep: bool
+) -> None:
+    """The feed tells of it before the listing, which does not have it, is taken in: it is shown."""
+    server.bucket.put("d/old", b"1")
+    server.bucket.put("d/gone", b"1")
+    key = "d/sub/new" if deep else "d/new"
+    async with mount() as paths:
+        await paths.ls()
+        async with trio.open_nursery() as nursery:
+            server.answer_late("list_directory")
+            with server.hold("late") as gate:
+                nursery.start_soon(paths.ls, "d")
+                await gate.wait_arrived()
+                server.bucket.put(key, b"2")
+                server.bucket.remove(["d/gone"])
+                server.bucket.put("d/short", b"3")
+                server.bucket.remove(["d/short"])
+                await follow(paths)
+        await follow(paths)
+        assert await paths.ls("d") == ["old", "sub"] if deep else ["new", "old"]
+        assert await paths.read(key) == b"2"
+
+
+async def test_what_was_made_and_removed_during_a_listing_stays_removed(
+    server: DoubleServer, mount: Mount
+) -> None:
+    """Listed again after a gap: a name the feed has seen come and go does not appear."""
+    server.bucket.put("d/old", b"1")
+    async with mount() as paths:
+        await paths.ls("d")
+        paths.fs.core.index.expire_all()
+        await paths.ls()
+        async with trio.open_nursery() as nursery:
+            server.bucket.put("d/short", b"3")
+            server.answer_late("list_directory")
+            with server.hold("late") as gate:
+                nursery.start_soon(paths.ls, "d")
+                await gate.wait_arrived()
+                server.bucket.remove(["d/short"])
+                await follow(paths)
+        await follow(paths)
+        assert await paths.ls("d") == ["old"]
+
+
+async def test_what_the_feed_left_alone_survives_a_crash(server: DoubleServer, mount: Mount) -> None:
+    """Killed before a key was asked for again: the next run does so."""
+    async with mount() as paths:
+        await paths.create("f", b"1")
+        async with trio.open_nursery() as nursery:
+            with server.hold("commit") as gate:
+                nursery.start_soon(paths.overwrite, "f", b"ours")
+                await gate.wait_arrived()
+                server.bucket.put("f", b"theirs")
+                await follow(paths)
+        # No more polls: the daemon is gone now.
+    async with mount() as paths:
+        await follow(paths)
+        assert await paths.read("f") == b"theirs"
+
+
+async def test_a_foreign_object_under_an_unsent_name_shows_when_that_is_removed(
+    server: DoubleServer, mount: Mount
+) -> None:
+    """The feed told of it while an unsent file had the name; afterwards it is there."""
+    async with mount() as paths:
+        await paths.ls()
+        async with paths.open("f", os.O_WRONLY | os.O_CREAT) as handle:
+            await paths.write_all(handle, b"unsent")
+            server.bucket.put("f", b"theirs")
+            await follow(paths)
+            await paths.unlink("f")
+        await follow(paths)
+        assert await paths.ls() == ["f"]
+        assert await paths.read("f") == b"theirs"
+
+
+async def test_rename_without_replacing_refuses_what_it_had_not_seen(
+    server: DoubleServer, mount: Mount
+) -> None:
+    """RENAME_NOREPLACE: another host's new file is not overwritten."""
+    async with mount() as paths:
+        await paths.create("f", b"ours")
+        server.bucket.put("g", b"theirs")
+        with pytest.raises(Exists):
+            await paths.rename("f", "g", 1)
+        assert server.bucket.objects["g"].data == b"theirs"
+        assert server.bucket.objects["f"].data == b"ours"
+
+
+@pytest.mark.parametrize("directory", [False, True])
+async def test_a_file_replaced_just_before_its_rename_is_another_inode(
+    server: DoubleServer, mount: Mount, *, directory: bool
+) -> None:
+    """The kernel's pages of the old bytes must not be shown as the new file's (promise 2)."""
+    async with mount() as paths:
+        await paths.mkdir("a")
+        await paths.create("a/f", b"old bytes")
+        before = await paths.stat("a/f")
+        server.bucket.put("a/f", b"new bytes")
+        if directory:
+            await paths.rename("a", "b")
+        else:
+            await paths.mkdir("b")
+            await paths.rename("a/f", "b/f")
+        after = await paths.stat("b/f")
+        assert after.ino != before.ino
+        assert await paths.read("b/f") == b"new bytes"
+        parent = (await paths.stat("b")).ino
+        assert StaleName(parent, "f") in await told(paths)
