@@ -6,12 +6,22 @@ key. What came back is checked in `wire`; repeating is left to the retry policy.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from exaifs.errors import NotFound
 from exaifs.model import ObjectRecord
-from exaifs.remote.interface import Access, ChangePage, Hello, Listing, RowPatch, Upload
+from exaifs.remote.interface import (
+    Access,
+    ChangePage,
+    Hello,
+    Listing,
+    ProviderIdAnswer,
+    ProviderUpload,
+    RowPatch,
+    Upload,
+)
 from exaifs.remote.session import Session
 from exaifs.remote.wire import (
     changes_from_json,
@@ -21,6 +31,9 @@ from exaifs.remote.wire import (
     listing_from_json,
     next_from_json,
     patch_fields,
+    provider_answer_from_json,
+    provider_records_from_json,
+    provider_uploads_from_json,
     record_from_json,
     records_from_json,
     xattrs_fit,
@@ -110,6 +123,60 @@ class SupabaseCatalog:
             "p_last": [str(access.last_ns) for access in accesses],
         }
         await self._session.rpc("exaifs_touch", params)
+
+    async def find_provider_ids(self, sha256: str, provider: str) -> tuple[Mapping[str, Any] | str, ...]:
+        """See `interface.Catalog`."""
+        params = {"p_sha256": sha256, "p_provider": provider}
+        return provider_records_from_json(await self._anywhere("exaifs_find_provider_ids", params))
+
+    async def set_provider_id(
+        self,
+        key: str,
+        provider: str,
+        record: Mapping[str, Any],
+        *,
+        sha256: str,
+        expected_id: str | None = None,
+        version: str | None = None,
+    ) -> ProviderIdAnswer:
+        """See `interface.Catalog`."""
+        answer = await self._object(
+            "exaifs_set_provider_id",
+            p_key=key,
+            p_provider=provider,
+            p_record=json.dumps(record),
+            p_sha256=sha256,
+            p_expected_id=expected_id or "",
+            p_version=version or "",
+        )
+        return provider_answer_from_json(answer)
+
+    async def forget_provider_id(
+        self, key: str, provider: str, file_id: str | None = None
+    ) -> ObjectRecord | None:
+        """See `interface.Catalog`."""
+        params = {"p_key": key, "p_provider": provider, "p_id": file_id or ""}
+        answer = await self._call("exaifs_forget_provider_id", params)
+        return None if answer is None else record_from_json(answer)
+
+    async def unused_provider_files(
+        self, provider: str, account: str, older_s: int = 0
+    ) -> tuple[ProviderUpload, ...]:
+        """See `interface.Catalog`."""
+        params = {"p_provider": provider, "p_account": account, "p_older_s": older_s}
+        return provider_uploads_from_json(await self._anywhere("exaifs_unused_provider_files", params))
+
+    async def drop_provider_file(self, provider: str, account: str, file_id: str) -> None:
+        """See `interface.Catalog`."""
+        params = {"p_provider": provider, "p_account": account, "p_id": file_id}
+        await self._anywhere("exaifs_drop_provider_file", params)
+
+    async def _anywhere(self, function: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Call a function that knows no buckets: contents and their ids belong to none."""
+        answer = await self._session.retry.run(function, lambda: self._session.rpc(function, params))
+        if not isinstance(answer, Mapping):
+            raise foreign_answer(function)
+        return answer
 
     async def _call(self, function: str, params: Mapping[str, Any]) -> Any:
         whole = {"p_bucket": self._bucket, **params}

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from exaifs.model import ObjectRecord, ObjectRef, Posix
 
@@ -204,6 +204,28 @@ class Access:
     last_ns: int
 
 
+@dataclass(frozen=True, slots=True)
+class ProviderIdAnswer:
+    """What became of an attempt to store a provider's file id."""
+
+    stored: bool
+    current: Mapping[str, Any] | str | None
+    """The record that holds now: ours, or the one that was there first. None: no file has these bytes."""
+    record: ObjectRecord | None
+    """The file's, as it is now."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderUpload:
+    """A file that was uploaded to a provider from here, by its row in `exaifs_provider_files`."""
+
+    id: str
+    sha256: str
+    size_bytes: int
+    noted_at: str
+    """Time of the upload, 'YYYY-MM-DDTHH:MM:SSZ'."""
+
+
 class Catalog(Protocol):
     """The rows of one bucket, through the SQL functions of `migrations/`."""
 
@@ -257,6 +279,45 @@ class Catalog(Protocol):
 
     async def touch(self, accesses: Sequence[Access]) -> None:
         """Add to access counters, in one call."""
+
+    # file ids at LLM providers; migration 0008 explains the records
+
+    async def find_provider_ids(self, sha256: str, provider: str) -> tuple[Mapping[str, Any] | str, ...]:
+        """Return what any file with these bytes has at a provider, each record once."""
+
+    async def set_provider_id(
+        self,
+        key: str,
+        provider: str,
+        record: Mapping[str, Any],
+        *,
+        sha256: str,
+        expected_id: str | None = None,
+        version: str | None = None,
+    ) -> ProviderIdAnswer:
+        """Store a record for these bytes, unless they have another good id already.
+
+        Args:
+            key: where the bytes were; a file that was renamed meanwhile is found by its hash.
+            provider: its name.
+            record: with an id.
+            sha256: of the bytes the record was made from.
+            expected_id: an id that the caller found and rejected; it may be replaced.
+            version: of the object that was read, for a row that has no hash yet.
+        """
+
+    async def forget_provider_id(
+        self, key: str, provider: str, file_id: str | None = None
+    ) -> ObjectRecord | None:
+        """Take an id (None: the one it has) from a file and all others with the same bytes."""
+
+    async def unused_provider_files(
+        self, provider: str, account: str, older_s: int = 0
+    ) -> tuple[ProviderUpload, ...]:
+        """Return up to 1,000 uploads of long ago whose id no file has any more, oldest first."""
+
+    async def drop_provider_file(self, provider: str, account: str, file_id: str) -> None:
+        """Forget an upload that was deleted at the provider."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,17 @@ from urllib.parse import quote
 
 from exaifs.errors import BucketMissing, Rejected, Unreachable
 from exaifs.model import ObjectRecord, Posix
-from exaifs.remote.interface import Change, ChangePage, Folder, Hello, Listing, RowPatch, Upload
+from exaifs.remote.interface import (
+    Change,
+    ChangePage,
+    Folder,
+    Hello,
+    Listing,
+    ProviderIdAnswer,
+    ProviderUpload,
+    RowPatch,
+    Upload,
+)
 
 _SAFE = "/!$&'()*+,;=:@-._~"
 """Characters of a key that stay as they are in a URL: the embedded server does not decode them."""
@@ -233,6 +243,41 @@ def hello_from_json(answer: Mapping[str, Any], bucket: str) -> Hello:
         bucket_registered=answer.get("bucket_registered") is True,
         change_cursor=cursor,
     )
+
+
+def provider_records_from_json(answer: Mapping[str, Any]) -> tuple[Mapping[str, Any] | str, ...]:
+    """Read an answer of `exaifs_find_provider_ids`."""
+    records = (_provider_record(value) for value in _list(answer, "records"))
+    return tuple(record for record in records if record is not None)
+
+
+def _provider_record(value: Any) -> Mapping[str, Any] | str | None:
+    return value if isinstance(value, (Mapping, str)) else None
+
+
+def provider_answer_from_json(answer: Mapping[str, Any]) -> ProviderIdAnswer:
+    """Read an answer of `exaifs_set_provider_id`."""
+    stored, record = answer.get("stored"), answer.get("record")
+    if not isinstance(stored, bool):
+        raise foreign_answer("provider id")
+    return ProviderIdAnswer(
+        stored,
+        _provider_record(answer.get("current")),
+        None if record is None else record_from_json(record),
+    )
+
+
+def provider_uploads_from_json(answer: Mapping[str, Any]) -> tuple[ProviderUpload, ...]:
+    """Read an answer of `exaifs_unused_provider_files`."""
+    return tuple(_provider_upload(value) for value in _list(answer, "files"))
+
+
+def _provider_upload(value: Any) -> ProviderUpload:
+    found = _mapping(value)
+    file_id, sha256, size = found.get("id"), found.get("sha256"), found.get("size")
+    if not isinstance(file_id, str) or not isinstance(sha256, str) or not isinstance(size, int):
+        raise foreign_answer("provider files")
+    return ProviderUpload(file_id, sha256, size, _text(found.get("noted_at")) or "")
 
 
 def _list(answer: Mapping[str, Any], name: str) -> list[Any]:

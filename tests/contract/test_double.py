@@ -7,6 +7,7 @@ import pytest
 from tests.contract.catalog_contract import CatalogContract
 from tests.contract.conftest import DoubleWorld
 from tests.contract.object_contract import ObjectContract
+from tests.contract.provider_contract import ProviderIdContract
 from tests.support.world import World
 
 pytestmark = pytest.mark.anyio
@@ -24,6 +25,10 @@ class TestObjects(DoubleFixture, ObjectContract):
 
 class TestCatalog(DoubleFixture, CatalogContract):
     """`Catalog` on the double."""
+
+
+class TestProviderIds(DoubleFixture, ProviderIdContract):
+    """Provider file ids on the double."""
 
 
 class TestCatalogOfAServerThatDropsMetadata(CatalogContract):

@@ -6,6 +6,7 @@ import pytest
 
 from tests.contract.catalog_contract import CatalogContract
 from tests.contract.object_contract import ObjectContract
+from tests.contract.provider_contract import ProviderIdContract
 from tests.support.http_world import HttpWorld
 from tests.support.world import World
 
@@ -30,3 +31,7 @@ class TestObjects(EmbeddedFixture, ObjectContract):
 
 class TestCatalog(EmbeddedFixture, CatalogContract):
     """`Catalog` on the embedded server."""
+
+
+class TestProviderIds(EmbeddedFixture, ProviderIdContract):
+    """Provider file ids on the embedded server."""

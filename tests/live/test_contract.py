@@ -6,6 +6,7 @@ import pytest
 
 from tests.contract.catalog_contract import CatalogContract
 from tests.contract.object_contract import ObjectContract
+from tests.contract.provider_contract import ProviderIdContract
 
 pytestmark = [pytest.mark.anyio, pytest.mark.live]
 
@@ -16,3 +17,7 @@ class TestObjects(ObjectContract):
 
 class TestCatalog(CatalogContract):
     """`Catalog` on the live server."""
+
+
+class TestProviderIds(ProviderIdContract):
+    """Provider file ids on the live server."""

@@ -269,7 +269,7 @@ def test_tables_of_ours_are_closed_and_granted(project: Project) -> None:
         " FROM pg_class WHERE relkind = 'r' AND starts_with(relname, 'exaifs_') ORDER BY 1"
     ).fetchall()
     assert [table[1:] for table in tables] == [(True, False, True)] * len(tables)
-    assert len(tables) == 6
+    assert len(tables) == 7
 
 
 def test_register_makes_rows_for_what_is_there(project: Project) -> None:

@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
 
@@ -33,10 +33,13 @@ from exaifs.remote.interface import (
     Download,
     Hello,
     Listing,
+    ProviderIdAnswer,
+    ProviderUpload,
     Remote,
     RowPatch,
     Upload,
 )
+from tests.support.double_providers import ProviderRows
 from tests.support.double_state import BucketState
 
 T = TypeVar("T")
@@ -80,6 +83,7 @@ class DoubleServer:
     bucket_name: str = "user-files"
     now_ns: Callable[[], int] = time.time_ns
     bucket: BucketState = field(init=False)
+    providers: ProviderRows = field(init=False)
     bucket_exists: bool = True
     online: bool = True
     trigger_installed: bool = True
@@ -103,6 +107,7 @@ class DoubleServer:
 
     def __post_init__(self) -> None:
         self.bucket = BucketState(self.bucket_name, now_ns=self.now_ns)
+        self.providers = ProviderRows(self.bucket)
 
     def remote(self, *, key_is_good: bool = True) -> Remote:
         """Return a client; one with a bad key gets `Unauthorized` for everything."""
@@ -347,3 +352,43 @@ class _Catalog(_Face):
     def _touch(self, accesses: Sequence[Access]) -> None:
         for access in accesses:
             self._bucket.touch(access.key, access.count, access.last_ns)
+
+    async def find_provider_ids(self, sha256: str, provider: str) -> tuple[Mapping[str, Any] | str, ...]:
+        return await self._call("find_provider_ids", lambda: self._server.providers.find(sha256, provider))
+
+    async def set_provider_id(
+        self,
+        key: str,
+        provider: str,
+        record: Mapping[str, Any],
+        *,
+        sha256: str,
+        expected_id: str | None = None,
+        version: str | None = None,
+    ) -> ProviderIdAnswer:
+        return await self._call(
+            "set_provider_id",
+            lambda: self._server.providers.set(
+                key, provider, record, sha256=sha256, expected_id=expected_id, version=version
+            ),
+        )
+
+    async def forget_provider_id(
+        self, key: str, provider: str, file_id: str | None = None
+    ) -> ObjectRecord | None:
+        return await self._call(
+            "forget_provider_id", lambda: self._server.providers.forget(key, provider, file_id)
+        )
+
+    async def unused_provider_files(
+        self, provider: str, account: str, older_s: int = 0
+    ) -> tuple[ProviderUpload, ...]:
+        return await self._call(
+            "unused_provider_files", lambda: self._server.providers.unused(provider, account, older_s)
+        )
+
+    async def drop_provider_file(self, provider: str, account: str, file_id: str) -> None:
+        await self._call(
+            "drop_provider_file",
+            lambda: self._server.providers.uploads.pop((provider, account, file_id), None),
+        )

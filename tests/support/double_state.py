@@ -235,6 +235,12 @@ class BucketState:
             row.access_count += count
             row.last_accessed_ns = max(row.last_accessed_ns, last_ns)
 
+    # provider ids: see double_providers.py
+
+    def log_row(self, key: str) -> None:
+        """Log that a row changed."""
+        self._log.append(key)
+
     # lists
 
     def list_directory(self, prefix: str, after: str, limit: int) -> Listing:

@@ -1,0 +1,84 @@
+"""Rules of `Catalog` for provider file ids, run on every implementation."""
+
+from __future__ import annotations
+
+import os
+
+from tests.support.world import World, find, upload_of, write
+
+
+class ProviderIdContract:
+    """Every test states a rule of `exaifs.remote.interface.Catalog`. Subclasses provide `world`."""
+
+    async def test_provider_ids_are_shared_by_content(self, world: World) -> None:
+        """One record for two files with the same bytes; the first stored id stays."""
+        catalog = world.remote.catalog
+        data = os.urandom(20)
+        one = await write(world.remote, f"{world.prefix}one", data)
+        two = await write(world.remote, f"{world.prefix}two", data)
+        assert one.sha256 is not None
+        first = {"id": "f-1", "account": "a", "purpose": "p", "size": 20, "expires_at": None}
+        answer = await catalog.set_provider_id(one.key, "kimi", first, sha256=one.sha256)
+        assert answer.stored
+        assert answer.record == await find(world.remote, one.key)
+        assert answer.record is not None
+        assert answer.record.provider_file_ids == {"kimi": first}
+        assert await catalog.find_provider_ids(one.sha256, "kimi") == (first,)
+        late = await catalog.set_provider_id(two.key, "kimi", {**first, "id": "f-2"}, sha256=one.sha256)
+        assert (late.stored, late.current) == (False, first)
+        assert (await catalog.set_provider_id(two.key, "kimi", first, sha256=one.sha256)).stored
+        replaced = await catalog.set_provider_id(
+            two.key, "kimi", {**first, "id": "f-3"}, sha256=one.sha256, expected_id="f-1"
+        )
+        assert replaced.stored
+
+    async def test_provider_ids_follow_the_bytes(self, world: World) -> None:
+        """Kept over a move, gone with other bytes, never stored for bytes that nobody has."""
+        catalog = world.remote.catalog
+        data = os.urandom(20)
+        record = await write(world.remote, f"{world.prefix}a", data)
+        assert record.sha256 is not None
+        await catalog.set_provider_id(record.key, "kimi", {"id": "f-1"}, sha256=record.sha256)
+        await world.remote.objects.move(record.key, f"{world.prefix}b")
+        moved = await find(world.remote, f"{world.prefix}b")
+        assert moved is not None
+        assert moved.provider_file_ids == {"kimi": {"id": "f-1"}}
+        changed = await write(world.remote, moved.key, b"other bytes")
+        assert changed.provider_file_ids == {}
+        nothing = await catalog.set_provider_id(moved.key, "kimi", {"id": "f-2"}, sha256=record.sha256)
+        assert (nothing.stored, nothing.current, nothing.record) == (False, None, None)
+
+    async def test_provider_ids_of_another_clients_file(self, world: World) -> None:
+        """A row without a hash takes the one that was found by reading that version."""
+        await world.put_as_other(f"{world.prefix}theirs", b"theirs", "text/plain")
+        record = await find(world.remote, f"{world.prefix}theirs")
+        assert record is not None
+        digest = upload_of(b"theirs").sha256
+        answer = await world.remote.catalog.set_provider_id(
+            record.key, "kimi", {"id": "f-1"}, sha256=digest, version=record.version
+        )
+        assert answer.record is not None
+        assert (answer.stored, answer.record.sha256) == (True, digest)
+
+    async def test_provider_ids_are_forgotten(self, world: World) -> None:
+        """Forgetting reaches every file with the same bytes; the upload stays known until dropped."""
+        catalog = world.remote.catalog
+        data, account = os.urandom(20), os.urandom(6).hex()
+        one = await write(world.remote, f"{world.prefix}one", data)
+        two = await write(world.remote, f"{world.prefix}two", data)
+        assert one.sha256 is not None
+        for key in (one.key, two.key):
+            await catalog.set_provider_id(
+                key, "kimi", {"id": "f-1", "account": account, "size": 20}, sha256=one.sha256
+            )
+        assert await catalog.unused_provider_files("kimi", account) == ()
+        forgotten = await catalog.forget_provider_id(one.key, "kimi")
+        assert forgotten is not None
+        assert forgotten.provider_file_ids == {}
+        assert await catalog.find_provider_ids(one.sha256, "kimi") == ()
+        [unused] = await catalog.unused_provider_files("kimi", account)
+        assert (unused.id, unused.sha256, unused.size_bytes) == ("f-1", one.sha256, 20)
+        assert await catalog.unused_provider_files("kimi", account, 3600) == ()
+        await catalog.drop_provider_file("kimi", account, "f-1")
+        assert await catalog.unused_provider_files("kimi", account) == ()
+        assert await catalog.forget_provider_id(f"{world.prefix}missing", "kimi") is None
