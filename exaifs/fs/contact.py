@@ -12,6 +12,9 @@ from exaifs.errors import RemoteError
 
 _log = structlog.get_logger(__name__)
 
+_FEED_PATIENCE_S = 1.0
+"""After a long absence there may be many changes to read: who waits for a directory has it listed then."""
+
 OFFLINE_RETRY_S = 5.0
 """While Supabase is away, ask again this often instead of making every look-up wait."""
 
@@ -27,6 +30,8 @@ class Contact:
         """Why it does not; None while it does."""
         self._next_try = 0.0
         self._followed_until = float("-inf")
+        self._feed_known = trio.Event()
+        self._feed_known.set()
 
     @property
     def worth_trying(self) -> bool:
@@ -41,10 +46,23 @@ class Contact:
     def follow_until(self, when: float) -> None:
         """The feed vouches for names until then, by the event loop's clock."""
         self._followed_until = when
+        self._feed_known.set()
 
     def unfollow(self) -> None:
         """The feed vouches for nothing any more."""
         self._followed_until = float("-inf")
+        self._feed_known.set()
+
+    def expect_feed(self) -> None:
+        """The feed begins, and will soon say whether it vouches for what is known."""
+        self._feed_known = trio.Event()
+
+    async def wait_feed(self) -> None:
+        """Return once the feed has begun or failed, or soon: one question of it saves many listings."""
+        if not self._feed_known.is_set():
+            with trio.move_on_after(_FEED_PATIENCE_S):
+                await self._feed_known.wait()
+            self._feed_known.set()
 
     def succeeded(self) -> None:
         """Supabase answered."""

@@ -75,6 +75,8 @@ class Directories:
         Raises:
             RemoteError: it was never loaded and Supabase cannot be asked.
         """
+        if not self.is_fresh(prefix):
+            await self._contact.wait_feed()
         while not self.is_fresh(prefix):
             await self._claims.wait_free(prefix)
             loaded = self._index.loaded_at_ns(prefix) is not None

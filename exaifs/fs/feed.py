@@ -81,6 +81,7 @@ class Feed:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Follow until cancelled; errors are waited out, with the state told once."""
+        self._core.contact.expect_feed()
         task_status.started()
         backoff_s = self._pace_s
         while True:

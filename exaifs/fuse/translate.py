@@ -33,8 +33,13 @@ _SECTOR_BYTES = 512
 _BLOCK_BYTES = 131072
 """st_blksize: what cp and cat read and write at once."""
 
-_QUESTIONS = {"lookup": {errno.ENOENT}, "getxattr": {errno.ENODATA, errno.EOPNOTSUPP}}
-"""Failures that are ordinary answers: programs ask for names and attributes that need not exist."""
+_QUESTIONS = {
+    "lookup": {errno.ENOENT},
+    "getxattr": {errno.ENODATA, errno.EOPNOTSUPP},
+    "open": {errno.ESTALE},
+}
+"""Failures that are ordinary answers: programs ask for names and attributes that need not exist, and the
+kernel looks a name up again that stands for another file now."""
 
 _SHOWN = ("inode", "parent_inode", "name", "name_old", "name_new", "parent_inode_new", "fh", "off", "size")
 """Handler parameters that a log line names."""
