@@ -34,7 +34,7 @@ async def told(paths: Paths) -> set[Invalidation]:
 
 
 async def test_what_one_mount_does_the_other_sees(server: DoubleServer, mount: Mount) -> None:
-    """Create, overwrite, chmod, xattr, rename, delete: seen by the other without a listing."""
+    """Fresh: create, overwrite, chmod, xattr, rename, delete are seen by the other without a listing."""
     async with mount("one") as one, mount("two") as two:
         await one.mkdir("d")
         await one.create("d/a", b"1")
@@ -61,7 +61,7 @@ async def test_what_one_mount_does_the_other_sees(server: DoubleServer, mount: M
 
 
 async def test_names_and_attributes_cost_nothing(server: DoubleServer, mount: Mount) -> None:
-    """While the feed is live a loaded directory is never listed again, however old."""
+    """A file seen once costs what a local file costs: a loaded directory is never listed again."""
     for number in range(1000):
         server.bucket.put(f"d/{number}", b"x")
     async with mount() as paths:

@@ -39,7 +39,7 @@ AWKWARD = [
 
 @pytest.mark.parametrize("name", AWKWARD)
 async def test_any_name_works_and_comes_back(mount: Mount, name: str) -> None:
-    """Every name works on the ASCII-only store, reversibly (promise 5)."""
+    """Any name, any tool: every name works on the ASCII-only store, reversibly."""
     async with mount("one") as one:
         await one.create(name, b"x")
         await one.mkdir("d")
@@ -278,7 +278,7 @@ async def test_attributes_are_kept_in_the_row(mount: Mount) -> None:
 
 
 async def test_a_wrong_key_does_not_empty_a_directory(server: DoubleServer, mount: Mount) -> None:
-    """Absent only when proven absent (promise 3): refused listings leave what is known."""
+    """Absent only when proven absent: refused listings leave what is known."""
     server.trigger_installed = False
     server.bucket.put("d/file", b"x")
     async with mount(freshness_s=TTL_S) as paths:
@@ -329,7 +329,7 @@ async def test_outside_changes_appear(server: DoubleServer, mount: Mount) -> Non
 
 
 async def test_an_open_file_keeps_the_version_it_opened(server: DoubleServer, mount: Mount) -> None:
-    """A reader gets one version, whole: never a blend of two (promise 2)."""
+    """Right bytes or an error: a reader gets one version, whole, never a blend of two."""
     server.trigger_installed = False
     server.bucket.put("file", b"a" * 5000)
     async with mount(freshness_s=TTL_S) as paths, paths.open("file") as handle:

@@ -22,7 +22,7 @@ SIZES = [0, 1, 4095, 4096, 128 * 1024, 128 * 1024 + 1, 3 * 1024 * 1024 + 7]
 async def test_a_closed_file_is_in_the_bucket_with_its_row(
     server: DoubleServer, mount: Mount, size_bytes: int
 ) -> None:
-    """close() returned 0: the bytes and their complete row are in Supabase."""
+    """Nothing acknowledged is lost: close() returned 0, so bytes and complete row are in Supabase."""
     data = random.Random(size_bytes).randbytes(size_bytes)
     async with mount() as paths:
         await paths.create("file.bin", data, mode=0o640)
@@ -146,7 +146,7 @@ async def test_what_cannot_be_sent_survives_the_end(server: DoubleServer, mount:
 
 
 async def test_a_file_over_the_limit_is_refused_while_written(server: DoubleServer, mount: Mount) -> None:
-    """EFBIG at write, not at close; what was there stays."""
+    """What cannot be kept is refused: EFBIG at write, not at close; what was there stays."""
     server.bucket.size_limit_bytes = 1000
     async with mount() as paths:
         await paths.create("file", b"x" * 1000)
