@@ -20,12 +20,12 @@ def promises() -> list[str]:
 
 def quotations() -> str:
     """Return the docstrings of all test functions."""
-    docstrings = []
-    for path in sorted((ROOT / "tests").rglob("test_*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
-                docstrings.append(ast.get_docstring(node) or "")
-    return "\n".join(docstrings)
+    return "\n".join(
+        ast.get_docstring(node) or ""
+        for path in sorted((ROOT / "tests").rglob("test_*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
+    )
 
 
 def test_the_table_is_found() -> None:
