@@ -264,8 +264,9 @@ def _reveal(merge: _Merge, prefix: str) -> bool:
     if oddity(above, component) is not None or index.directory(prefix) is not None:
         return False
     merge.folder(above, Folder(component, None))
-    if index.directory(prefix) is None:
-        return False  # claimed: asked for again later
+    # None: claimed, and asked for again later. Expired by a gap in the feed: more may have come in that.
+    if index.directory(prefix) is None or index.loaded_at_ns(above) == 0:
+        return False
     index.mark_loaded(prefix, merge.at_ns)
     return True
 
