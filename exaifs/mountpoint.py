@@ -12,13 +12,9 @@ import errno
 import json
 import os
 import re
-import select
 import shutil
-import signal
 import stat
 import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +23,7 @@ from pathlib import Path
 import structlog
 
 from exaifs.errors import MountError
-from exaifs.processes import daemon_of, holders, wait_for_exit
+from exaifs.processes import ask_child, daemon_of, holders, wait_for_exit
 
 _log = structlog.get_logger(__name__)
 
@@ -342,24 +338,9 @@ def _umount_as_user(path: Path, *, lazy: bool) -> int:
 
 def _probe(path: Path, deadline_s: float = _PROBE_DEADLINE_S) -> _Look:
     """Look at a path from a child process, because stat(2) on a mount that hangs cannot be killed."""
-    read_end, write_end = os.pipe2(os.O_CLOEXEC)
-    with open(read_end, "rb", buffering=0) as answer:  # noqa: PTH123 - a descriptor, not a path
-        try:
-            pid = os.posix_spawn(
-                sys.executable,
-                [sys.executable, "-I", "-S", "-c", _PROBE, os.fspath(path)],
-                os.environ,
-                file_actions=[(os.POSIX_SPAWN_DUP2, write_end, 1)],
-            )
-        finally:
-            os.close(write_end)
-        data = _read_until(answer.fileno(), time.monotonic() + deadline_s)
+    data = ask_child(_PROBE, path, deadline_s)
     if data is None:
-        os.kill(pid, signal.SIGKILL)
-        # A child that hangs in the kernel dies only when the mount is gone: nobody waits for it.
-        threading.Thread(target=os.waitpid, args=(pid, 0), daemon=True).start()
         return _Look(error=errno.ETIMEDOUT)
-    os.waitpid(pid, 0)
     try:
         value = json.loads(data)
     except ValueError:
@@ -367,16 +348,3 @@ def _probe(path: Path, deadline_s: float = _PROBE_DEADLINE_S) -> _Look:
     if "errno" in value:
         return _Look(error=value["errno"])
     return _Look(None, value["mode"], tuple(value["names"]), value["writable"])
-
-
-def _read_until(descriptor: int, end: float) -> bytes | None:
-    """Read to the end of file; None when the deadline passes first."""
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    data = b""
-    while poll.poll(max(0.0, end - time.monotonic()) * 1000):
-        chunk = os.read(descriptor, 65536)
-        if not chunk:
-            return data
-        data += chunk
-    return None

@@ -8,6 +8,9 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -108,3 +111,49 @@ def wait_for_exit(pid: int, deadline_s: float, progress: Callable[[str], None]) 
     finally:
         os.close(descriptor)
     return False
+
+
+def ask_child(script: str, path: Path, deadline_s: float) -> bytes | None:
+    """Have a child process look at a path, because a mount that hangs may hang whoever looks, for ever.
+
+    Args:
+        script: Python, standard library only; finds the path in `sys.argv[1]`, and writes its answer to
+            standard output.
+        path: what to look at.
+        deadline_s: how long to wait.
+
+    Returns:
+        What it wrote; None when it was given up.
+    """
+    read_end, write_end = os.pipe2(os.O_CLOEXEC)
+    with open(read_end, "rb", buffering=0) as answer:  # noqa: PTH123 - a descriptor, not a path
+        try:
+            pid = os.posix_spawn(
+                sys.executable,
+                [sys.executable, "-I", "-S", "-c", script, os.fspath(path)],
+                os.environ,
+                file_actions=[(os.POSIX_SPAWN_DUP2, write_end, 1)],
+            )
+        finally:
+            os.close(write_end)
+        data = _read_until(answer.fileno(), time.monotonic() + deadline_s)
+    if data is None:
+        os.kill(pid, signal.SIGKILL)
+        # A child that hangs in the kernel dies only when the mount is gone: nobody waits for it.
+        threading.Thread(target=os.waitpid, args=(pid, 0), daemon=True).start()
+        return None
+    os.waitpid(pid, 0)
+    return data
+
+
+def _read_until(descriptor: int, end: float) -> bytes | None:
+    """Read to the end of file; None when the deadline passes first."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    data = b""
+    while poll.poll(max(0.0, end - time.monotonic()) * 1000):
+        chunk = os.read(descriptor, 65536)
+        if not chunk:
+            return data
+        data += chunk
+    return None

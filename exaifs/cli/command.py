@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -79,6 +80,20 @@ def command(
     return click.command(name, cls=ExampleCommand, examples=examples, context_settings=CONTEXT)
 
 
+class _Mountpoint(click.Path):
+    """A directory that is not looked at: the base class calls stat(2), which hangs on a mount that does."""
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,  # noqa: ARG002 - click's signature
+        ctx: click.Context | None,  # noqa: ARG002 - same
+    ) -> Path:
+        return Path(value)
+
+
+MOUNTPOINT: Final = _Mountpoint()
+mountpoint = click.argument("directory", metavar="DIR", type=MOUNTPOINT)
 log_level = click.option(
     "--log-level",
     type=click.Choice(LOG_LEVELS),

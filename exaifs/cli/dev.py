@@ -9,7 +9,7 @@ import click
 import trio
 
 from exaifs import logs
-from exaifs.cli.command import Session, command as define, log_level, pass_session
+from exaifs.cli.command import MOUNTPOINT, Session, command as define, log_level, pass_session
 from exaifs.embedded.dev import run_dev
 
 
@@ -43,7 +43,7 @@ from exaifs.embedded.dev import run_dev
     "--mount",
     "mount_at",
     metavar="DIR",
-    type=click.Path(path_type=Path),
+    type=MOUNTPOINT,
     help="Also mount user-files here; made if missing.",
 )
 @click.option(

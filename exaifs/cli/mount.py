@@ -12,10 +12,11 @@ import click
 import trio
 
 from exaifs import daemon, logs
-from exaifs.cli.command import Session, bucket, command as define, log_level, pass_session
+from exaifs.cli.command import Session, bucket, command as define, log_level, mountpoint, pass_session
 from exaifs.cli.output import note
 from exaifs.config import Config
 
+CONSISTENCIES: Final = ("feed", "open")
 LOG_FORMATS: Final = ("auto", "console", "json")
 LOG_NAME: Final = "exaifs.log"
 
@@ -29,7 +30,7 @@ LOG_NAME: Final = "exaifs.log"
         ("exaifs mount --allow-other --uid 1000 --gid 1000 /app/files", "as root, for a service's user"),
     ),
 )
-@click.argument("mountpoint", metavar="DIR", type=click.Path(path_type=Path))
+@mountpoint
 @click.option("-d", "--daemon", "background", is_flag=True, help="Go to the background once mounted.")
 @click.option(
     "--log-file",
@@ -38,6 +39,11 @@ LOG_NAME: Final = "exaifs.log"
 )
 @click.option("--read-only", is_flag=True, default=None, help="Refuse every change.  [EXAIFS_READ_ONLY]")
 @bucket
+@click.option(
+    "--consistency",
+    type=click.Choice(CONSISTENCIES),
+    help="feed: others' changes show in a second; open: every open asks.  [EXAIFS_CONSISTENCY, feed]",
+)
 @click.option("--allow-other", is_flag=True, default=None, help="Let other users in.  [EXAIFS_ALLOW_OTHER]")
 @click.option("--uid", type=int, help="Owner of files that record none.  [EXAIFS_UID, you]")
 @click.option("--gid", type=int, help="Group of files that record none.  [EXAIFS_GID, yours]")
@@ -63,7 +69,7 @@ def command(
     session: Session,
     /,
     *,
-    mountpoint: Path,
+    directory: Path,
     background: bool,
     log_file: Path | None,
     nonempty: bool,
@@ -78,12 +84,12 @@ def command(
     config.require_remote()
     secrets = logs.secrets_of(config)
     logs.setup(config.log_level, config.log_format, secrets)
-    target = mountpoint.absolute()
+    target = directory.absolute()
     if background:
         leave = daemon.daemonize((log_file or config.cache_dir / LOG_NAME).absolute())
         ready = partial(_go_on_in_background, leave, config, secrets)
     else:
-        ready = partial(_say_mounted, config, mountpoint)
+        ready = partial(_say_mounted, config, directory)
     return trio.run(partial(daemon.run, config, target, ready=ready, nonempty=nonempty))
 
 
@@ -93,6 +99,6 @@ def _go_on_in_background(leave: Callable[[], None], config: Config, secrets: tup
     logs.setup(config.log_level, config.log_format, secrets)
 
 
-def _say_mounted(config: Config, mountpoint: Path) -> None:
+def _say_mounted(config: Config, directory: Path) -> None:
     if sys.stderr.isatty():
-        note(f"{config.bucket} is mounted at {mountpoint}. Ctrl-C uploads what is left and unmounts.")
+        note(f"{config.bucket} is mounted at {directory}. Ctrl-C uploads what is left and unmounts.")

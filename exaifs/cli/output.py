@@ -34,6 +34,6 @@ def complain(message: str) -> None:
     console(sys.stderr).print(f"exaifs: {' '.join(message.split())}", style="red")
 
 
-def say_json(value: Any, redact: Callable[[str], str] = str) -> None:
+def say_json(value: Any, redact: Callable[[str], str] = str, *, ascii_only: bool = False) -> None:
     """Print a value for programs; `redact` sees the whole text."""
-    sys.stdout.write(redact(json.dumps(value, indent=2, ensure_ascii=False)) + "\n")
+    sys.stdout.write(redact(json.dumps(value, indent=2, ensure_ascii=ascii_only)) + "\n")

@@ -23,6 +23,7 @@ from exaifs.errors import ConfigError, ExaifsError, MountError, Unauthorized, Un
 COMMANDS: Final = {
     "mount": "Mount a bucket at a directory.",
     "umount": "Unmount a directory, also one left behind by a crash.",
+    "status": "Show how a mount is: state, cache, what waits to be sent.",
     "dev": "Run a Supabase on this machine, for trying and testing.",
     "init": "Print or apply the database schema; create the buckets.",
     "doctor": "Test the connection and this machine, and name the fix.",
@@ -33,7 +34,7 @@ ALIASES: Final = {"unmount": "umount"}
 EXIT_FAILED, EXIT_USAGE, EXIT_REMOTE, EXIT_MOUNT, EXIT_INTERRUPTED = 1, 2, 3, 4, 130
 EXIT_CODES: Final = (
     ("0", "it worked"),
-    ("1", "the operation failed, or a check of the doctor did"),
+    ("1", "the operation failed, a check of the doctor did, or a mount is not well"),
     ("2", "wrong usage, or a setting is missing or wrong"),
     ("3", "Supabase cannot be reached, or refuses the key"),
     ("4", "mount trouble: /dev/fuse, the mountpoint or the cache directory"),

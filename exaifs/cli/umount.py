@@ -7,8 +7,8 @@ from typing import Final
 
 import click
 
-from exaifs import mountpoint
-from exaifs.cli.command import Session, command as define, log_level, pass_session
+from exaifs import mountpoint as mountpoints
+from exaifs.cli.command import Session, command as define, log_level, mountpoint, pass_session
 from exaifs.cli.output import note, say
 
 TIMEOUT_S: Final = 60.0
@@ -21,7 +21,7 @@ TIMEOUT_S: Final = 60.0
         ("exaifs umount --lazy ./files", "at once, even while programs have files open"),
     ),
 )
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@mountpoint
 @click.option("-l", "--lazy", is_flag=True, help="Detach even while files are open.")
 @click.option(
     "--timeout",
@@ -43,5 +43,5 @@ def command(
     directory and is sent by the next mount. (Also: exaifs unmount.)
     """
     session.debug = session.debug or log_level == "debug"
-    mountpoint.unmount(directory, lazy=lazy, deadline_s=timeout_s, progress=note)
+    mountpoints.unmount(directory, lazy=lazy, deadline_s=timeout_s, progress=note)
     say(f"unmounted {directory}")

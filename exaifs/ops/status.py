@@ -1,0 +1,85 @@
+"""Reads the status of a mount, and judges it. What it says is described by `fs.status.Status`."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any, Final
+
+from exaifs import mountpoint
+from exaifs.errors import MountError
+from exaifs.names import RESERVED_NAME
+from exaifs.processes import ask_child
+
+DEADLINE_S: Final = 5.0
+_FORMAT: Final = 1
+_GOOD: Final = frozenset({"online", "catching-up"})
+
+_READ: Final = """
+import json, os, sys
+try:
+    with open(sys.argv[1], "rb") as file:
+        data = file.read()
+except OSError as exc:
+    data = json.dumps({"errno": exc.errno}).encode()
+sys.stdout.buffer.write(data)
+"""
+
+
+def read_status(directory: Path, deadline_s: float = DEADLINE_S) -> dict[str, Any]:
+    """Return the snapshot of the mount at a directory.
+
+    Args:
+        directory: the mountpoint itself.
+        deadline_s: how long the daemon may take to answer; a mount that hangs cannot hold this up.
+
+    Raises:
+        MountError: not an exaifs mount, its daemon is gone, or it does not answer; says what to do.
+    """
+    mount = mountpoint.find(directory)
+    if mount is None:
+        raise MountError(f"nothing is mounted at {directory}. Name the directory of an exaifs mount.")
+    if not mount.is_ours:
+        raise MountError(f"{directory} is not an exaifs mount but {mount.source} ({mount.fstype})")
+    data = ask_child(_READ, mount.path / RESERVED_NAME / "status.json", deadline_s)
+    if data is None:
+        raise MountError(
+            f"the mount at {directory} does not answer within {deadline_s:g} s. Look at its log; to take "
+            f"it away: exaifs umount --lazy {directory}"
+        )
+    try:
+        status = json.loads(data)
+    except ValueError:
+        status = None
+    if not isinstance(status, dict):
+        raise MountError(
+            f"the mount at {directory} gave no readable status: run the same version of exaifs"
+        )
+    if "errno" in status:
+        raise _unreadable(directory, int(status["errno"]))
+    if status.get("format") != _FORMAT:
+        raise MountError(
+            f"the status of the mount at {directory} has format {status.get('format')}, not {_FORMAT}: its "
+            "daemon is of another version of exaifs. Mount again, or use that version."
+        )
+    return status
+
+
+def _unreadable(directory: Path, code: int) -> MountError:
+    if code in (errno.ENOTCONN, errno.ECONNABORTED):
+        return MountError(
+            f"the daemon of the mount at {directory} is gone. Mount again, which replaces it, or take it "
+            f"away: exaifs umount {directory}"
+        )
+    if code == errno.EACCES:
+        return MountError(
+            f"no permission to look into {directory}: ask as the user who mounted it, or root"
+        )
+    return MountError(f"cannot read the status of the mount at {directory}: {os.strerror(code)}")
+
+
+def is_well(status: dict[str, Any]) -> bool:
+    """Tell whether nothing is wrong: online or catching up, and nothing that could not be sent."""
+    return status["state"] in _GOOD and not status["queue"]["failed"]
