@@ -7,6 +7,7 @@ directory (promise 3).
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,6 +23,9 @@ from exaifs.fs.inodes import Inode
 from exaifs.model import ObjectRecord
 from exaifs.names import oddity
 from exaifs.remote.interface import Folder
+
+_PATIENCE_S = 2.0
+"""How long a directory that is known already waits to be listed again."""
 
 _PAGE = 1000
 """PostgREST's default cap on rows; one value a call is not cut by it, but stay below."""
@@ -89,8 +93,12 @@ class Directories:
                 await running.wait()
                 continue
             try:
-                if not await self._load(prefix):
-                    continue
+                # Who has something to fall back on does not wait out a server that hangs.
+                with trio.move_on_after(_PATIENCE_S if loaded else math.inf) as scope:
+                    if not await self._load(prefix):
+                        continue
+                if scope.cancelled_caught:
+                    raise Unreachable(f"no listing within {_PATIENCE_S:.0f} s")
             except RemoteError as exc:
                 self._contact.failed(exc)
                 if not loaded:

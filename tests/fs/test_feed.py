@@ -207,3 +207,14 @@ async def test_without_a_trigger_listings_age(server: DoubleServer, mount: Mount
         assert not paths.fs.core.contact.followed
         assert paths.fs.feed.problem is not None
         assert "exaifs init" in paths.fs.feed.problem
+
+
+async def test_a_hanging_server_does_not_hang_a_known_directory(server: DoubleServer, mount: Mount) -> None:
+    """Unreachable is served from what is known, after a short wait, also if nothing answers at all."""
+    server.trigger_installed = False
+    server.bucket.put("a", b"1")
+    async with mount(freshness_s=1e-6) as paths:
+        assert await paths.ls() == ["a"]
+        with server.hold("list_directory"), trio.fail_after(10):
+            assert await paths.ls() == ["a"]
+            assert await paths.ls() == ["a"]
