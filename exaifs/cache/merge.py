@@ -7,7 +7,7 @@ tell the kernel.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import structlog
@@ -20,6 +20,10 @@ from exaifs.names import PLACEHOLDER, OddKind, decode_component, odd_part, oddit
 from exaifs.remote.interface import Change, Folder
 
 _log = structlog.get_logger(__name__)
+
+
+_DROPPED_AT_ONCE = 500
+"""Names forgotten in one transaction, about 20 ms."""
 
 
 @dataclass(slots=True)
@@ -130,56 +134,81 @@ class _Merge:
                 self.delete(entry)
 
 
-def merge_directory(
-    index: Index,
-    prefix: str,
-    records: Iterable[ObjectRecord],
-    folders: Iterable[Folder],
-    *,
-    odd_keys: Iterable[str] = (),
-    view: View,
-    at_ns: int,
-) -> Difference:
-    """Make a directory what a complete listing says, and mark it loaded.
+class DirectoryMerge:
+    """Takes in the complete listing of one directory, page by page: nobody waits long for a large one.
+
+    A page is one transaction; what it says is true whether or not the listing comes to its end. Only the
+    end proves what is absent, and marks the directory loaded.
 
     Args:
         index: takes it in.
         prefix: of the directory.
-        records: its objects.
-        folders: its folders; those that cannot be shown are passed over.
-        odd_keys: what is in the folders that cannot be shown.
         view: when the listing was asked for.
         at_ns: the same by the wall clock.
     """
-    merge = _Merge(index, view, at_ns)
-    odd: dict[str, OddKind] = {}
-    with index.transaction():
-        stale = index.keys(prefix)
-        for folder in folders:
-            if oddity(prefix, folder.component) is None:
-                stale.discard(f"{prefix}{folder.component}/")
-                merge.folder(prefix, folder)
-        for record in records:
-            component = record.key[len(prefix) :]
-            if component == PLACEHOLDER:
-                if prefix == "":
-                    merge.folder("", Folder("", record))
-                continue
-            kind = oddity(prefix, component)
-            if kind is None:
-                stale.discard(record.key)
-                merge.object(record)
-            else:
-                odd[record.key] = kind
+
+    def __init__(self, index: Index, prefix: str, *, view: View, at_ns: int) -> None:
+        self._index = index
+        self._prefix = prefix
+        self._view = view
+        self._at_ns = at_ns
+        self._unseen = index.keys(prefix)
+        self._odd: dict[str, OddKind] = {}
+
+    def page(self, records: Iterable[ObjectRecord], folders: Iterable[Folder]) -> Difference:
+        """Take in some of the names; folders that cannot be shown are passed over."""
+        merge = _Merge(self._index, self._view, self._at_ns)
+        with self._index.transaction():
+            for folder in folders:
+                if oddity(self._prefix, folder.component) is None:
+                    self._unseen.discard(f"{self._prefix}{folder.component}/")
+                    merge.folder(self._prefix, folder)
+            for record in records:
+                self._record(merge, record)
+        return merge.difference
+
+    def _record(self, merge: _Merge, record: ObjectRecord) -> None:
+        component = record.key[len(self._prefix) :]
+        if component == PLACEHOLDER:
+            if self._prefix == "":
+                merge.folder("", Folder("", record))
+            return
+        kind = oddity(self._prefix, component)
+        if kind is None:
+            self._unseen.discard(record.key)
+            merge.object(record)
+        else:
+            self._odd[record.key] = kind
+
+    def finish(self, odd_keys: Iterable[str] = ()) -> Iterator[Difference]:
+        """Forget what no page named, one step at a time; the last step marks the directory loaded.
+
+        Args:
+            odd_keys: what is in the folders that cannot be shown.
+        """
+        unseen = sorted(self._unseen)
+        while True:
+            merge = _Merge(self._index, self._view, self._at_ns)
+            with self._index.transaction():
+                merge.drop(unseen[:_DROPPED_AT_ONCE])
+                del unseen[:_DROPPED_AT_ONCE]
+                if not unseen:
+                    self._note_odd(odd_keys)
+                    self._index.mark_loaded(self._prefix, self._at_ns)
+            yield merge.difference
+            if not unseen:
+                return
+
+    def _note_odd(self, odd_keys: Iterable[str]) -> None:
+        odd = self._odd
         for key in odd_keys:
-            kind = oddity(prefix, key[len(prefix) :].partition("/")[0])
+            kind = oddity(self._prefix, key[len(self._prefix) :].partition("/")[0])
             if kind is not None:
                 odd[key] = kind
-        merge.drop(stale)
-        if index.odd_keys.replace(prefix, odd) and odd:
-            _log.warning("keys that no path can name are not shown", path=path_of(prefix), count=len(odd))
-        index.mark_loaded(prefix, at_ns)
-    return merge.difference
+        if self._index.odd_keys.replace(self._prefix, odd) and odd:
+            _log.warning(
+                "keys that no path can name are not shown", path=path_of(self._prefix), count=len(odd)
+            )
 
 
 def merge_changes(

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import trio
 
 from exaifs.cache.entries import Entry
-from exaifs.cache.merge import Difference, merge_directory
+from exaifs.cache.index import View
+from exaifs.cache.merge import Difference, DirectoryMerge
 from exaifs.cache.naming import reclaim
 from exaifs.errors import RemoteError, Unreachable
 from exaifs.fs.core import Core
 from exaifs.fs.inodes import Inode
-from exaifs.model import ObjectRecord
 from exaifs.names import oddity
 from exaifs.remote.interface import Folder
 
@@ -130,33 +130,34 @@ class Directories:
         done = self._loading[prefix] = trio.Event()
         try:
             with self._index.view(prefix) as view:
-                asked_ns = time.time_ns()
-                records, folders = await self._list(prefix)
-                odd_keys = await self._odd_keys(prefix, folders)
-                self._contact.succeeded()
-                if prefix and self._index.is_renamed(prefix, view):
-                    return False
-                difference = merge_directory(
-                    self._index, prefix, records, folders, odd_keys=odd_keys, view=view, at_ns=asked_ns
-                )
-            self._on_change(difference)
-            return True
+                merge = DirectoryMerge(self._index, prefix, view=view, at_ns=time.time_ns())
+                return await self._merge_pages(prefix, merge, view)
         finally:
             del self._loading[prefix]
             done.set()
 
-    async def _list(self, prefix: str) -> tuple[list[ObjectRecord], list[Folder]]:
-        records: list[ObjectRecord] = []
-        folders: list[Folder] = []
+    async def _merge_pages(self, prefix: str, merge: DirectoryMerge, view: View) -> bool:
+        odd_keys: list[str] = []
         after: str | None = ""
         while after is not None:
             page = await self._catalog.list_directory(prefix, after, _PAGE)
-            records += page.records
-            folders += page.folders
+            if self._is_renamed(prefix, view):
+                return False
+            self._on_change(merge.page(page.records, page.folders))
+            odd_keys += await self._odd_keys(prefix, page.folders)
             after = page.next_after
-        return records, folders
+        self._contact.succeeded()
+        for difference in merge.finish(odd_keys):
+            self._on_change(difference)
+            await trio.lowlevel.checkpoint()
+            if self._is_renamed(prefix, view):
+                return False
+        return True
 
-    async def _odd_keys(self, prefix: str, folders: list[Folder]) -> list[str]:
+    def _is_renamed(self, prefix: str, view: View) -> bool:
+        return prefix != "" and self._index.is_renamed(prefix, view)
+
+    async def _odd_keys(self, prefix: str, folders: Iterable[Folder]) -> list[str]:
         """Return what is in folders that cannot be shown: of each at most one page, for the status."""
         keys: list[str] = []
         for folder in folders:
