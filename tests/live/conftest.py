@@ -18,11 +18,9 @@ from tests.support.world import BadKey
 
 @pytest.fixture(scope="session")
 def live_server() -> Iterator[Server]:
-    """Name the server, or skip loudly."""
-    url = os.environ.get("SUPABASE_URL", "")
-    key = os.environ.get("SUPABASE_SERVICE_ROLE_KEY", "")
-    if not url or not key:
-        pytest.skip("set SUPABASE_URL and SUPABASE_SERVICE_ROLE_KEY to run the contract on a live Supabase")
+    """Name the server; without one the tests are skipped where they are collected."""
+    url = os.environ["SUPABASE_URL"]
+    key = os.environ["SUPABASE_SERVICE_ROLE_KEY"]
     bad_keys: dict[BadKey, str] = {
         "wrong": key[:-8] + key[-8:].swapcase(),
         "anon": os.environ.get("ANON_KEY", ""),
