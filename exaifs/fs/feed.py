@@ -7,6 +7,7 @@ from a backup, first run), they are all listed once more in the background.
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Callable
 
@@ -58,6 +59,7 @@ class Feed:
         self._on_gap = on_gap
         self._on_loss = on_loss
         # Mutable state, changed between awaits only.
+        self._cursor = ""
         self._recheck: set[str] = set()
         self._answered_at: float | None = None
         self._proven_at = float("-inf")
@@ -87,7 +89,7 @@ class Feed:
         while True:
             try:
                 busy = await self.poll()
-            except RemoteError as exc:
+            except (RemoteError, sqlite3.Error) as exc:
                 self._lost(exc)
                 await trio.sleep(backoff_s)
                 backoff_s = min(backoff_s * 2, _MAX_BACKOFF_S)
@@ -103,7 +105,7 @@ class Feed:
         await self._prove()
         with core.index.view() as view:
             asked_at, asked_ns = trio.current_time(), time.time_ns()
-            cursor = core.index.value(_CURSOR) or ""
+            cursor = self._cursor = self._cursor or core.index.value(_CURSOR) or ""
             page = await core.remote.catalog.changes(cursor, _PAGE)
             rechecked = await self._ask_again()
             core.contact.succeeded()
@@ -112,8 +114,12 @@ class Feed:
             difference, skipped = merge_changes(
                 core.index, (*page.changes, *rechecked), view=view, at_ns=asked_ns
             )
+            self._recheck -= {change.key for change in rechecked}
             self._recheck |= skipped
-            core.index.set_value(_CURSOR, page.cursor)
+            self._cursor = page.cursor
+            if not self._recheck:
+                # Else a crash would lose the keys to ask again; so they come again from the log.
+                core.index.set_value(_CURSOR, page.cursor)
         self.changes_seen += len(page.changes)
         self._on_change(difference)
         if not page.more:
@@ -135,7 +141,6 @@ class Feed:
         if not keys:
             return []
         records = await self._core.remote.catalog.stat(keys)
-        self._recheck -= set(keys)
         return [Change(key, records.get(key)) for key in keys]
 
     def _gap(self, cursor: str) -> None:
@@ -152,8 +157,8 @@ class Feed:
         self._caught_up.set()
         self.problem = None
 
-    def _lost(self, exc: RemoteError) -> None:
-        if not isinstance(exc, SchemaMissing):
+    def _lost(self, exc: RemoteError | sqlite3.Error) -> None:
+        if isinstance(exc, RemoteError) and not isinstance(exc, SchemaMissing):
             self._core.contact.failed(exc)
         if self.problem != str(exc):
             _log.warning("no change feed; directories are listed again as they age", reason=str(exc))

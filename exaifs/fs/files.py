@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from exaifs.errors import BadHandle, ExaifsError, IsADirectory, Stale
+from exaifs.errors import BadHandle, IsADirectory, Stale
 from exaifs.fs.core import Core
 from exaifs.fs.counters import AccessCounters
 from exaifs.fs.handles import HandleTable, OpenedFile, OpenFile
@@ -189,11 +189,5 @@ class Files:
         if opened.was_read and not inode.unlinked:
             self._counters.count(inode.entry.key)
         if inode.opens == 0 and inode.staged is not None:
-            async with inode.lock:
-                try:
-                    if opened.writable:  # what a memory map dirtied after close
-                        await self._publisher.publish(inode)
-                    await self._publisher.settle(inode)
-                except ExaifsError as exc:
-                    self._publisher.keep_for_later(inode, exc)
+            await self._publisher.finish(inode, wrote=opened.writable)
         self._table.release(inode)

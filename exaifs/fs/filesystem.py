@@ -93,7 +93,7 @@ class FileSystem:
             on_loss=self._distrust,
         )
         markers = Markers(core)
-        self._publisher = Publisher(core, size_limit_bytes)
+        self._publisher = Publisher(core, size_limit_bytes, self._changed)
         self._counters = AccessCounters(remote.catalog)
         writer = Writer(contents, self._publisher, staging_directory)
         remover = Remover(core, self.directories, markers)

@@ -78,6 +78,7 @@ class HandleTable:
         opened = OpenFile(self._allocate(), inode, flags)
         self._files[opened.handle] = opened
         inode.opens += 1
+        inode.writers += opened.writable
         return opened
 
     def open_directory(self, inode: Inode) -> OpenDirectory:
@@ -114,6 +115,7 @@ class HandleTable:
         opened = self.file(handle)
         del self._files[handle]
         opened.inode.opens -= 1
+        opened.inode.writers -= opened.writable
         return opened
 
     def close_directory(self, handle: Handle) -> OpenDirectory:

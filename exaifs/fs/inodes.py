@@ -61,6 +61,8 @@ class Inode:
         """Guards `staged` and the entry's name against publish, write, rename and unlink."""
         self.lookups = 0
         self.opens = 0
+        self.writers = 0
+        """How many of `opens` may write, so that a close with their bytes will follow."""
         self.unlinked = False
         """Removed on this host: nothing of it may be published."""
         self.staged: Staged | None = None

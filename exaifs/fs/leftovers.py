@@ -21,7 +21,7 @@ from exaifs.cache.index import Index
 from exaifs.fs.inodes import Inode, InodeTable
 from exaifs.fs.staging import Staged
 from exaifs.model import Posix
-from exaifs.names import decode_component, path_of, split_key
+from exaifs.names import OBJECT_MARK, decode_component, path_of, split_key
 
 _log = structlog.get_logger(__name__)
 
@@ -40,6 +40,15 @@ def describe(inode: Inode) -> None:
         "mime_type": entry.mime_type,
         "posix": replace(entry.posix, kind=entry.kind).to_json(),
         "xattrs": {name: base64.b64encode(data).decode() for name, data in entry.xattrs.items()},
+        # What these bytes replace; nothing, if the file is new.
+        "base": None
+        if entry.pending
+        else {
+            "version": entry.version,
+            "sha256": entry.sha256,
+            "etag": entry.etag,
+            "size_bytes": entry.size_bytes,
+        },
     }
     os.fsync(staged.fd)
     final = _description(staged.path)
@@ -69,6 +78,19 @@ def forget(staged: Staged) -> None:
     _description(staged.path).unlink(missing_ok=True)
 
 
+def set_aside(staged: Staged) -> Path:
+    """Close a staged file that another host's has superseded, keep its bytes, and return where."""
+    aside = _aside(staged.path)
+    staged.path.rename(aside)
+    forget(staged)
+    staged.close(keep_file=True)
+    return aside
+
+
+def _aside(path: Path) -> Path:
+    return path.with_suffix(".conflict")
+
+
 def adopt(directory: Path, index: Index, table: InodeTable) -> int:
     """Take over what an earlier run left; return how many files wait to be sent.
 
@@ -77,7 +99,8 @@ def adopt(directory: Path, index: Index, table: InodeTable) -> int:
     for entry in index.drop_pending():
         _log.info("a file of the last run was never closed", path=path_of(entry.key))
     adopted = 0
-    for path in sorted(directory.glob("*.data"), key=lambda path: path.stat().st_mtime_ns):
+    newest_first = sorted(directory.glob("*.data"), key=lambda path: -path.stat().st_mtime_ns)
+    for path in newest_first:
         description = _description(path)
         if not description.exists():
             path.unlink()
@@ -101,28 +124,52 @@ def _adopt_one(path: Path, value: dict[str, Any], index: Index, table: InodeTabl
     parent, component = split_key(key)
     entry = index.file(parent, component)
     if entry is None:
-        now_ns = time.time_ns()
-        entry = Entry(
-            parent=parent,
-            name=decode_component(component),
-            component=component,
-            kind="symlink" if value["kind"] == "symlink" else "file",
-            ino=index.allocate_ino(),
-            pending=True,
-            created_ns=now_ns,
-            updated_ns=now_ns,
-            ctime_ns=now_ns,
-        )
-    xattrs = {name: base64.b64decode(data) for name, data in value["xattrs"].items()}
-    entry = replace(
-        entry, mime_type=value["mime_type"], posix=Posix.from_json(value["posix"]), xattrs=xattrs
-    )
-    staged = Staged.reopen(path)
-    index.put(entry)
+        entry = _new_entry(key, value, index)
+        index.put(entry)
     inode = table.of(entry)
-    inode.entry = entry
-    inode.staged = staged
-    _log.warning("adopted a file that was not sent", path=path_of(key), size_bytes=staged.size_bytes)
+    if inode.staged is not None:
+        path.rename(_aside(path))
+        _description(path).unlink()
+        _log.error(
+            "older unsent bytes of a file are kept aside", path=path_of(key), kept_as=str(_aside(path))
+        )
+        return
+    xattrs = {name: base64.b64decode(data) for name, data in value["xattrs"].items()}
+    base = value.get("base")
+    # The index may know by now of a newer file there; publishing will compare that with the base.
+    inode.entry = replace(
+        entry,
+        mime_type=value["mime_type"],
+        posix=Posix.from_json(value["posix"]),
+        xattrs=xattrs,
+        pending=base is None,
+        version="" if base is None else str(base["version"]),
+        sha256=None if base is None else base["sha256"],
+        etag="" if base is None else str(base["etag"]),
+        size_bytes=0 if base is None else int(base["size_bytes"]),
+    )
+    inode.staged = Staged.reopen(path)
+    _log.warning("adopted a file that was not sent", path=path_of(key), size_bytes=inode.size_bytes)
+
+
+def _new_entry(key: str, value: dict[str, Any], index: Index) -> Entry:
+    """Make a name for an unsent file that has none any more."""
+    parent, component = split_key(key)
+    now_ns = time.time_ns()
+    name = decode_component(component)
+    while index.child(parent, name) is not None:
+        name += OBJECT_MARK
+    return Entry(
+        parent=parent,
+        name=name,
+        component=component,
+        kind="symlink" if value["kind"] == "symlink" else "file",
+        ino=index.allocate_ino(),
+        pending=True,
+        created_ns=now_ns,
+        updated_ns=now_ns,
+        ctime_ns=now_ns,
+    )
 
 
 def _description(path: Path) -> Path:

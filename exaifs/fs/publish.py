@@ -8,22 +8,26 @@ background, `drain` before the end.
 from __future__ import annotations
 
 import secrets
+import sqlite3
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import structlog
 import trio
 
 from exaifs.cache.entries import Entry, own_write
-from exaifs.errors import ExaifsError, FileTooLarge, NotFound, RemoteError
+from exaifs.cache.merge import Difference, merge_changes
+from exaifs.errors import ExaifsError, FileTooLarge, NotFound, Rejected, RemoteError
 from exaifs.fs.core import Core
 from exaifs.fs.inodes import Inode
-from exaifs.fs.leftovers import describe, forget
+from exaifs.fs.leftovers import describe, forget, set_aside
 from exaifs.fs.mime import SNIFF_BYTES, mime_type_of
 from exaifs.fs.staging import Staged
 from exaifs.model import ObjectRecord
 from exaifs.names import path_of
 from exaifs.remote.bodies import FileBody
-from exaifs.remote.interface import RowPatch, Upload
+from exaifs.remote.interface import Change, RowPatch, Upload
 
 _log = structlog.get_logger(__name__)
 
@@ -52,9 +56,12 @@ class Publisher:
     Args:
         core: the bucket, and the index and cache that take the new versions.
         size_limit_bytes: the bucket's limit, where it has one.
+        on_change: told what names stand for other inodes now.
     """
 
-    def __init__(self, core: Core, size_limit_bytes: int | None) -> None:
+    def __init__(
+        self, core: Core, size_limit_bytes: int | None, on_change: Callable[[Difference], None]
+    ) -> None:
         self._remote = core.remote
         self._index = core.index
         self._contents = core.contents
@@ -62,6 +69,7 @@ class Publisher:
         self._contact = core.contact
         self._claims = core.claims
         self.size_limit_bytes = size_limit_bytes
+        self._on_change = on_change
         self._wake = trio.Event()
 
     def check_size(self, inode: Inode, size_bytes: int) -> None:
@@ -96,10 +104,15 @@ class Publisher:
                 self._take_on(inode, draft, await self._send(inode, draft))
         except ExaifsError as exc:
             inode.failure = str(exc)
+            staged.refused = isinstance(exc, FileTooLarge | Rejected)
             if isinstance(exc, RemoteError) and exc.temporary:
                 self._contact.failed(exc)
             self._wake.set()
             raise
+        except OSError as exc:
+            inode.failure = str(exc)
+            self._wake.set()
+            raise ExaifsError(f"the staged copy cannot be read: {exc}") from exc
         finally:
             inode.uploading = False
         inode.failure = None
@@ -153,9 +166,11 @@ class Publisher:
         catalog = self._remote.catalog
         try:
             await self._remote.objects.copy(source.key, key)
+            if not await self._is_certain(source):
+                return None
             record = await catalog.commit(key, upload, local_cache_path=_cache_path(upload.sha256))
             if record.sha256 != upload.sha256:
-                return None  # the source changed under us: send the bytes
+                return None
             # A copy carries the source's attributes; these are this file's.
             patch = RowPatch(
                 posix=upload.posix,
@@ -166,6 +181,12 @@ class Publisher:
         except NotFound:
             return None
 
+    async def _is_certain(self, source: Entry) -> bool:
+        """Tell, after a copy, whether what was copied is what we think, by whoever wrote it."""
+        record = (await self._remote.catalog.stat([source.key])).get(source.key)
+        # Another host may have replaced it meanwhile. A hash without a write id was never compared.
+        return record is not None and record.version == source.version and record.write_id is not None
+
     async def _uploaded(self, inode: Inode, draft: _Draft) -> ObjectRecord:
         entry, upload, staged = inode.entry, draft.upload, draft.staged
         self.check_size(inode, staged.size_bytes)
@@ -174,22 +195,34 @@ class Publisher:
         record = await catalog.commit(entry.key, upload, local_cache_path=_cache_path(upload.sha256))
         if entry.xattrs and not upload.xattrs:
             record = await catalog.patch(entry.key, RowPatch(set_xattrs=entry.xattrs))
-        if record.write_id not in (None, upload.write_id):
-            _log.warning("another host wrote this file at the same time", path=path_of(entry.key))
         return record
 
     def _take_on(self, inode: Inode, draft: _Draft, record: ObjectRecord) -> None:
         """The bucket has it: the inode keeps its number and shows the new version."""
-        staged = draft.staged
+        staged, upload = draft.staged, draft.upload
         entry = own_write(inode.entry, record)
+        if record.sha256 != upload.sha256:
+            # Another host has written since. The feed will tell; until then this inode has its own bytes.
+            _log.warning("another host wrote this file at the same time", path=path_of(entry.key))
+            entry = replace(
+                entry,
+                version=f"replaced-{upload.write_id}",
+                sha256=upload.sha256,
+                etag="",
+                size_bytes=staged.size_bytes,
+                xattrs=inode.entry.xattrs,
+            )
         entry = replace(entry, pending=False, posix=inode.entry.posix)
         if staged.generation == draft.generation:
             staged.dirty = False
             if staged.described:
                 forget(staged)
                 staged.described = False
+        there = self._index.file(entry.parent, entry.component)
         inode.entry = entry
         self._table.store(inode)
+        if there is not None and there.ino != inode.ino:
+            self._on_change(Difference(removed=[there], added=[entry]))
         _log.debug("published", path=path_of(entry.key), size_bytes=record.size_bytes, ino=inode.ino)
 
     async def settle(self, inode: Inode) -> None:
@@ -215,11 +248,38 @@ class Publisher:
             left = await self.publish_all()
             delay_s = min(delay_s * 2, _MAX_RETRY_S) if left else _FIRST_RETRY_S
 
-    def keep_for_later(self, inode: Inode, reason: ExaifsError) -> None:
-        """Nobody has the file open any more: make its bytes survive, and have `run` send them."""
-        _log.warning("will be sent later", path=path_of(inode.entry.key), reason=str(reason))
-        describe(inode)
-        self._wake.set()
+    async def finish(self, inode: Inode, *, wrote: bool) -> None:
+        """After the last close: send what is still dirty, and give the rest to the cache.
+
+        Nothing is raised, as nobody would be told: what cannot be sent is kept and tried again.
+
+        Args:
+            inode: whose last handle was closed.
+            wrote: whether that could write, so that a memory map may have dirtied the file after close.
+        """
+        async with inode.lock:
+            if inode.opens:
+                return
+            try:
+                if wrote or inode.failure is None:
+                    await self._publish_late(inode)
+                await self.settle(inode)
+            except ExaifsError as exc:
+                _log.warning("will be sent later", path=path_of(inode.entry.key), reason=str(exc))
+            if inode.dirty:
+                self._wake.set()
+                self._keep(inode)
+
+    def _keep(self, inode: Inode) -> None:
+        """Make unsent bytes survive the end of this process."""
+        try:
+            describe(inode)
+        except OSError as exc:
+            _log.error(
+                "unsent file would not survive a restart: the cache disk fails",
+                path=path_of(inode.entry.key),
+                reason=str(exc),
+            )
 
     def resume(self) -> None:
         """Have `run` send what an earlier run left."""
@@ -231,15 +291,55 @@ class Publisher:
         for inode in self._table:
             if not inode.dirty or (only_closed and inode.opens):
                 continue
+            if only_closed and inode.staged is not None and inode.staged.refused:
+                continue
             async with inode.lock:
                 try:
-                    await self.publish(inode)
+                    await self._publish_late(inode)
                     await self.settle(inode)
-                except ExaifsError as exc:
+                except (ExaifsError, sqlite3.Error) as exc:
                     left += 1
                     _log.warning("not sent yet", path=path_of(inode.entry.key), reason=str(exc))
             self._table.release(inode)
         return left
+
+    async def _publish_late(self, inode: Inode) -> None:
+        """Publish, unless this file's close has failed and another host's has succeeded since."""
+        key, staged = inode.entry.key, inode.staged
+        if staged is not None and staged.described and inode.dirty:
+            with self._index.view() as view:
+                record = (await self._remote.catalog.stat([key])).get(key)
+                if record is not None and await self._is_superseded(inode, staged, record):
+                    self._set_aside(inode, staged, record, known=self._index.is_newer(key, view))
+        await self.publish(inode)
+
+    async def _is_superseded(self, inode: Inode, staged: Staged, record: ObjectRecord) -> bool:
+        base = None if inode.entry.pending else inode.entry
+        if base is not None and base.same_content(record):
+            return False
+        if record.sha256 is None:
+            # On a server that drops metadata this may be our own upload, cut off before its commit.
+            return record.size_bytes != staged.size_bytes
+        return record.sha256 != await staged.sha256()
+
+    def _set_aside(self, inode: Inode, staged: Staged, record: ObjectRecord, *, known: bool) -> None:
+        """Let the other host's file stand, which was acknowledged; ours was not, and is kept beside."""
+        kept_as = set_aside(staged)
+        _log.error(
+            "another host wrote this file before it could be sent; its bytes are kept aside",
+            path=path_of(inode.entry.key),
+            kept_as=str(kept_as),
+        )
+        inode.staged = None
+        inode.failure = None
+        if inode.entry.pending:
+            inode.unlinked = True
+            self._index.remove(inode.entry)
+        if not known:
+            with self._index.view() as view:
+                change = Change(record.key, record)
+                difference, _ = merge_changes(self._index, [change], view=view, at_ns=time.time_ns())
+            self._on_change(difference)
 
     async def drain(self, deadline_s: float) -> int:
         """Publish what is dirty, open or not, for at most so long; return how many files are left."""
@@ -248,7 +348,7 @@ class Publisher:
         left = [inode for inode in self._table if inode.dirty]
         for inode in left:
             assert inode.staged is not None
-            describe(inode)
+            self._keep(inode)
             _log.error(
                 "not sent before the end; kept for the next mount",
                 path=path_of(inode.entry.key),

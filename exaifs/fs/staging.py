@@ -11,6 +11,7 @@ import hashlib
 import os
 import secrets
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import trio
@@ -38,6 +39,8 @@ class Staged:
         """Since when there is something that only this host has, while `dirty`."""
         self.described = False
         """Whether a description beside it makes it survive this process; see `leftovers`."""
+        self.refused = False
+        """Whether the server refused these bytes for good, so that only a change is worth another try."""
         self.generation = 0
         """Counts changes, so that a publish can tell whether it sent the newest."""
         self._hash = hashlib.sha256()
@@ -84,6 +87,7 @@ class Staged:
         if not self.dirty:
             self.dirty_since_ns = time.time_ns()
         self.dirty = True
+        self.refused = False
         self.generation += 1
 
     def read_at(self, offset: int, size_bytes: int) -> bytes:
@@ -105,6 +109,7 @@ class Staged:
             while done < len(view):
                 done += os.pwrite(self.fd, view[done:], offset + done)
         except OSError as exc:
+            self._undo(offset, done)
             raise _translate(exc) from exc
         if offset == self._hashed_bytes:
             self._hash.update(data)
@@ -114,6 +119,14 @@ class Staged:
         self.size_bytes = max(self.size_bytes, offset + len(data))
         self.touch()
         return len(data)
+
+    def _undo(self, offset: int, written_bytes: int) -> None:
+        """After a write that stopped half-way: what it put behind the end goes, the rest is a change."""
+        with suppress(OSError):
+            os.ftruncate(self.fd, self.size_bytes)
+        if written_bytes and offset < self.size_bytes:
+            self._hashed_bytes = -1
+            self.touch()
 
     def truncate(self, size_bytes: int) -> None:
         """Cut or extend with zeros."""
@@ -138,9 +151,12 @@ class Staged:
     def _digest_file(self) -> str:
         digest = hashlib.sha256()
         offset = 0
-        while chunk := os.pread(self.fd, _HASH_CHUNK_BYTES, offset):
-            digest.update(chunk)
-            offset += len(chunk)
+        try:
+            while chunk := os.pread(self.fd, _HASH_CHUNK_BYTES, offset):
+                digest.update(chunk)
+                offset += len(chunk)
+        except OSError as exc:
+            raise _translate(exc) from exc
         return digest.hexdigest()
 
     def close(self, *, keep_file: bool = False) -> None:

@@ -54,7 +54,7 @@ class Writer:
         Args:
             inode: a file.
             size_bytes: its new size.
-            publish: send it now unless it is open, because no close will follow.
+            publish: send it now unless it is open for writing, because no close will follow.
 
         Raises:
             IsADirectory, InvalidArgument, FileTooLarge: as they say.
@@ -68,7 +68,7 @@ class Writer:
             staged = inode.staged or await self._stage(inode, keep_bytes=size_bytes > 0)
             staged.truncate(size_bytes)
             _modified(inode)
-            if publish and inode.opens == 0:
+            if publish and inode.writers == 0:
                 await self._publisher.publish(inode)
                 await self._publisher.settle(inode)
 
