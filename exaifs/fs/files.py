@@ -7,6 +7,7 @@ publishes it, the last `release` gives it to the cache.
 from __future__ import annotations
 
 import os
+import time
 
 from exaifs.errors import BadHandle, IsADirectory, Stale
 from exaifs.fs.core import Core
@@ -66,6 +67,7 @@ class Files:
         """
         inode = await self._namespace.make_file(parent, name, mode, caller)
         opened = self._open(inode, flags)
+        opened.changed = True
         return opened.handle, self._table.attributes(inode)
 
     async def open(self, ino: Ino, flags: int, _caller: Caller) -> OpenedFile:
@@ -92,6 +94,7 @@ class Files:
             except BaseException:
                 self._close(opened)
                 raise
+            opened.changed = True
         # Content under an inode changes only through this host's kernel, so its pages stay good.
         return OpenedFile(opened.handle, keep_cache=True)
 
@@ -114,8 +117,10 @@ class Files:
         opened = self._handles.file(fh)
         if not opened.readable:
             raise BadHandle("not open for reading")
-        opened.was_read = True
         inode = opened.inode
+        if not opened.was_read:
+            opened.was_read = True
+            self._table.atimes.note_read(inode.entry, time.time_ns())
         if inode.staged is not None:
             return inode.staged.read_at(offset, size_bytes)
         if inode.entry.pending or offset >= inode.entry.size_bytes:
@@ -164,7 +169,7 @@ class Files:
         if is_virtual(fh):
             return
         opened = self._handles.file(fh)
-        if opened.writable:  # a reader's close is not answerable for what others wrote
+        if opened.answerable:
             await self._publish(opened.inode)
 
     async def fsync(self, fh: Handle, _datasync: bool) -> None:  # noqa: FBT001  # pyfuse3's signature
@@ -189,5 +194,5 @@ class Files:
         if opened.was_read and not inode.unlinked:
             self._counters.count(inode.entry.key)
         if inode.opens == 0 and inode.staged is not None:
-            await self._publisher.finish(inode, wrote=opened.writable)
+            await self._publisher.finish(inode, wrote=opened.answerable)
         self._table.release(inode)

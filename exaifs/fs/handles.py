@@ -21,6 +21,8 @@ class OpenFile:
     pinned: ObjectRef | None = None
     """Content that must stay in the cache while this is open."""
     was_read: bool = False
+    changed: bool = False
+    """Whether opening it made or emptied the file."""
 
     @property
     def readable(self) -> bool:
@@ -31,6 +33,11 @@ class OpenFile:
     def writable(self) -> bool:
         """Whether the flags allow writing."""
         return self.flags & os.O_ACCMODE in (os.O_WRONLY, os.O_RDWR)
+
+    @property
+    def answerable(self) -> bool:
+        """Whether its close must see the bytes sent; a reader's is not answerable for what others wrote."""
+        return self.writable or self.changed
 
 
 @dataclass(frozen=True, slots=True)

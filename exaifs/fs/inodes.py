@@ -22,6 +22,7 @@ from exaifs.cache.entries import Entry
 from exaifs.cache.index import Index
 from exaifs.cache.merge import Difference
 from exaifs.errors import NotADirectory, Stale
+from exaifs.fs.atimes import AccessTimes
 from exaifs.model import ROOT_INO, AttributeChange, Attributes, Ino
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ class InodeTable:
     def __init__(self, index: Index, ownership: Ownership) -> None:
         self._index = index
         self._ownership = ownership
+        self.atimes = AccessTimes()
         # Mutable state, changed without an await. An inode is in `_inodes`, or its look-ups are in
         # `_references`; `_idle` finds one of the latter again that a task still holds.
         self._inodes: dict[Ino, Inode] = {}
@@ -215,7 +217,6 @@ class InodeTable:
             # Unknown below: 1 tells find(1) not to count on the number of subdirectories.
             loaded = self._index.loaded_at_ns(entry.key) is not None
             links = 2 + self._index.subdirectory_count(entry.key) if loaded else 1
-        mtime_ns = entry.mtime_ns
         return Attributes(
             ino=entry.ino,
             mode=self._ownership.mode(entry),
@@ -223,14 +224,22 @@ class InodeTable:
             uid=self._ownership.uid if posix.uid is None else posix.uid,
             gid=self._ownership.gid if posix.gid is None else posix.gid,
             size_bytes=inode.size_bytes,
-            atime_ns=mtime_ns,
-            mtime_ns=mtime_ns,
+            atime_ns=self.atimes.of(entry),
+            mtime_ns=entry.mtime_ns,
             ctime_ns=max(entry.ctime_ns, entry.updated_ns),
         )
 
     def entry_attributes(self, entry: Entry) -> Attributes:
         """Return what stat shows for a name in a listing, whether or not the inode is in use."""
         return self.attributes(self._inodes.get(entry.ino) or Inode(entry))
+
+    def change_posix(self, inode: Inode, change: AttributeChange, now_ns: int) -> None:
+        """Take on permission bits, owner and times, atime in memory only."""
+        if change.atime_ns is not None:
+            self.atimes.set(inode.ino, change.atime_ns)
+        elif change.mtime_ns is not None:
+            self.atimes.set(inode.ino, self.atimes.of(inode.entry))
+        inode.change_posix(change, now_ns)
 
     def store(self, inode: Inode) -> None:
         """Write an inode's entry to the index, unless it was removed."""
@@ -280,12 +289,14 @@ class InodeTable:
         inode = self._inodes.get(ino)
         if inode is None:
             self._forget_idle(ino, count)
-            return
-        inode.lookups -= count
-        if inode.lookups < 0:
-            _log.warning("the kernel forgot more than it looked up", ino=ino, lookups=inode.lookups)
-            inode.lookups = 0
-        self.release(inode)
+        else:
+            inode.lookups -= count
+            if inode.lookups < 0:
+                _log.warning("the kernel forgot more than it looked up", ino=ino, lookups=inode.lookups)
+                inode.lookups = 0
+            self.release(inode)
+        if ino not in self._inodes and ino not in self._references:
+            self.atimes.forget(ino)
 
     def _forget_idle(self, ino: Ino, count: int) -> None:
         left = self._references.pop(ino, 0) - count

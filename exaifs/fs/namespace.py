@@ -218,11 +218,14 @@ class Namespace:
         if any(value is not None for value in wanted):
             async with inode.lock:
                 await self._set_posix(inode, change)
+        elif change.atime_ns is not None:
+            self._table.change_posix(inode, change, time.time_ns())
+            self._table.store(inode)
         return self._table.attributes(inode)
 
     async def _set_posix(self, inode: Inode, change: AttributeChange) -> None:
         before = inode.entry
-        inode.change_posix(change, time.time_ns())
+        self._table.change_posix(inode, change, time.time_ns())
         if inode.unlinked:
             return
         if inode.entry.pending or inode.dirty:

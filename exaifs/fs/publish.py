@@ -282,7 +282,7 @@ class Publisher:
             )
 
     def resume(self) -> None:
-        """Have `run` send what an earlier run left."""
+        """Have `run` send what an earlier run left, or a close could not send."""
         self._wake.set()
 
     async def publish_all(self, *, only_closed: bool = True) -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import trio
 
-from exaifs.errors import ExaifsError, NoSpace
+from exaifs.errors import ExaifsError, FileTooLarge, NoSpace
 
 _HASH_CHUNK_BYTES = 1024 * 1024
 
@@ -24,6 +24,8 @@ _HASH_CHUNK_BYTES = 1024 * 1024
 def _translate(exc: OSError) -> ExaifsError:
     if exc.errno in (errno.ENOSPC, errno.EDQUOT):
         return NoSpace("the cache disk is full: free space or set FILE_CACHE_DIR to another disk")
+    if exc.errno == errno.EFBIG:
+        return FileTooLarge("no file of the cache disk can be that large")
     return ExaifsError(f"the cache disk failed: {exc}")
 
 
