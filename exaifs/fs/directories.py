@@ -22,10 +22,10 @@ from exaifs.errors import RemoteError, Unreachable
 from exaifs.fs.core import Core
 from exaifs.fs.inodes import Inode
 from exaifs.names import oddity
-from exaifs.remote.interface import Folder
+from exaifs.remote.interface import Folder, Listing
 
 _PATIENCE_S = 2.0
-"""How long a directory that is known already waits to be listed again."""
+"""How long a directory that is known already waits for a page of a new listing."""
 
 _PAGE = 1000
 """PostgREST's default cap on rows; one value a call is not cut by it, but stay below."""
@@ -94,11 +94,8 @@ class Directories:
                 continue
             try:
                 # Who has something to fall back on does not wait out a server that hangs.
-                with trio.move_on_after(_PATIENCE_S if loaded else math.inf) as scope:
-                    if not await self._load(prefix):
-                        continue
-                if scope.cancelled_caught:
-                    raise Unreachable(f"no listing within {_PATIENCE_S:.0f} s")
+                if not await self._load(prefix, patience_s=_PATIENCE_S if loaded else math.inf):
+                    continue
             except RemoteError as exc:
                 self._contact.failed(exc)
                 if not loaded:
@@ -125,22 +122,22 @@ class Directories:
             if self._index.loaded_at_ns(prefix) == 0:
                 await self.ensure(prefix)
 
-    async def _load(self, prefix: str) -> bool:
+    async def _load(self, prefix: str, *, patience_s: float) -> bool:
         """List and merge; False if the directory was renamed meanwhile, so that it must be done again."""
         done = self._loading[prefix] = trio.Event()
         try:
             with self._index.view(prefix) as view:
                 merge = DirectoryMerge(self._index, prefix, view=view, at_ns=time.time_ns())
-                return await self._merge_pages(prefix, merge, view)
+                return await self._merge_pages(prefix, merge, view, patience_s)
         finally:
             del self._loading[prefix]
             done.set()
 
-    async def _merge_pages(self, prefix: str, merge: DirectoryMerge, view: View) -> bool:
+    async def _merge_pages(self, prefix: str, merge: DirectoryMerge, view: View, patience_s: float) -> bool:
         odd_keys: list[str] = []
         after: str | None = ""
         while after is not None:
-            page = await self._catalog.list_directory(prefix, after, _PAGE)
+            page = await self._page(prefix, after, patience_s)
             if self._is_renamed(prefix, view):
                 return False
             self._on_change(merge.page(page.records, page.folders))
@@ -153,6 +150,11 @@ class Directories:
             if self._is_renamed(prefix, view):
                 return False
         return True
+
+    async def _page(self, prefix: str, after: str, patience_s: float) -> Listing:
+        with trio.move_on_after(patience_s):
+            return await self._catalog.list_directory(prefix, after, _PAGE)
+        raise Unreachable(f"no page of a listing within {patience_s:.0f} s")
 
     def _is_renamed(self, prefix: str, view: View) -> bool:
         return prefix != "" and self._index.is_renamed(prefix, view)
