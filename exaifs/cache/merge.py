@@ -51,6 +51,8 @@ class _Merge:
     view: View
     at_ns: int
     difference: Difference = field(default_factory=Difference)
+    hidden: set[str] = field(default_factory=set)
+    """Folders that could not be shown, because something newer was known of them."""
 
     def write(self, entry: Entry) -> None:
         # Answers that were asked for before this one came must not undo it.
@@ -224,8 +226,10 @@ def merge_changes(
     """
     merge = _Merge(index, view, at_ns)
     skipped: set[str] = set()
+    # What came before what went: a folder whose only file was renamed stays.
+    ordered = sorted(changes, key=lambda change: change.record is None)
     with index.transaction():
-        for change in changes:
+        for change in ordered:
             parent, component = split_key(change.key)
             subject = parent if component == PLACEHOLDER else change.key
             newer = index.is_newer(subject, view) or index.is_newer(change.key, view)
@@ -243,6 +247,7 @@ def merge_changes(
                 if known is not None and not known.pending:
                     merge.delete(known)
                 _prune(merge, parent)
+    skipped |= {change.key for change in ordered if change.key.startswith(tuple(merge.hidden))}
     return merge.difference, skipped
 
 
@@ -293,8 +298,11 @@ def _reveal(merge: _Merge, prefix: str) -> bool:
     if oddity(above, component) is not None or index.directory(prefix) is not None:
         return False
     merge.folder(above, Folder(component, None))
-    # None: claimed, and asked for again later. Expired by a gap in the feed: more may have come in that.
-    if index.directory(prefix) is None or index.loaded_at_ns(above) == 0:
+    is_shown = index.directory(prefix) is not None
+    if not is_shown:
+        merge.hidden.add(prefix)
+    # A directory that a gap in the feed expired may have got the folder in that, with more in it.
+    if not is_shown or index.loaded_at_ns(above) == 0:
         return False
     index.mark_loaded(prefix, merge.at_ns)
     return True

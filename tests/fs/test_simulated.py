@@ -35,3 +35,20 @@ async def test_a_folder_that_came_in_a_gap_of_the_feed_is_listed(
         server.bucket.put("d/after", b"2")
         await paths.fs.feed.poll()
         assert await paths.ls("d") == ["after", "before"]
+
+
+async def test_a_folder_whose_only_file_was_replaced_by_another_stays(
+    server: DoubleServer, mount: Mount
+) -> None:
+    """One answer of the feed with a file gone and another come: the folder is still there."""
+    server.bucket.put("d/old", b"1")
+    async with mount() as paths:
+        assert await paths.ls() == ["d"]
+        assert await paths.ls("d") == ["old"]
+        ino = (await paths.stat("d")).ino
+        server.bucket.remove(["d/old"])
+        server.bucket.put("d/new", b"2")
+        await follow(paths)
+        assert await paths.ls() == ["d"]
+        assert await paths.ls("d") == ["new"]
+        assert (await paths.stat("d")).ino == ino
