@@ -48,6 +48,8 @@ class SupabaseCatalog:
     def __init__(self, session: Session, bucket: str) -> None:
         self._session = session
         self._bucket = bucket
+        # Whether the server drops an upload's metadata; learned from the first commit.
+        self._drops_metadata: bool | None = None
 
     async def hello(self) -> Hello:
         """See `interface.Catalog`."""
@@ -85,9 +87,17 @@ class SupabaseCatalog:
         self, key: str, upload: Upload, *, local_cache_path: str | None = None
     ) -> ObjectRecord:
         """See `interface.Catalog`."""
-        record = await self._commit(key, upload, upload.size_bytes, local_cache_path)
-        if upload.size_bytes is None and record.write_id is None:
-            record = await self._commit(key, upload, record.size_bytes, local_cache_path)
+        # Given a size, the server completes a row by it: never where uploads bring their own metadata, as
+        # what has none there is another client's, of whatever size.
+        size_bytes = upload.size_bytes if self._drops_metadata else None
+        record = await self._commit(key, upload, size_bytes, local_cache_path)
+        if size_bytes is None and record.write_id == upload.write_id:
+            self._drops_metadata = False
+        elif size_bytes is None and record.write_id is None and self._drops_metadata is not False:
+            size_bytes = record.size_bytes if upload.size_bytes is None else upload.size_bytes
+            record = await self._commit(key, upload, size_bytes, local_cache_path)
+            if record.write_id == upload.write_id:
+                self._drops_metadata = True
         if not xattrs_fit(upload) and record.write_id == upload.write_id:
             # Where the server keeps the upload's header, the row has all of it but these.
             dropped = [name for name in record.xattrs if name not in upload.xattrs]

@@ -198,7 +198,7 @@ class BucketState:
         """Complete the row of an object that was just put, unless somebody wrote after us."""
         stored = self._object(key)
         row = self.rows.setdefault(key, StoredRow(self._new_id()))
-        unclaimed = stored.upload is None and row.write_id is None
+        unclaimed = not self.keeps_metadata and stored.upload is None and row.write_id is None
         if unclaimed and upload.size_bytes in {None, len(stored.data)}:
             row.sha256, row.write_id = upload.sha256, upload.write_id
             row.posix = merged(row.posix, upload.posix)
