@@ -251,6 +251,23 @@ def merge_changes(
     return merge.difference, skipped
 
 
+def merge_record(
+    index: Index, key: str, record: ObjectRecord | None, *, view: View, at_ns: int
+) -> Difference:
+    """Take in the newest state of one object, if it is known and nothing newer is; None: it is gone."""
+    merge = _Merge(index, view, at_ns)
+    known = index.file(*split_key(key))
+    if known is None or known.pending or index.is_newer(key, view):
+        return merge.difference
+    with index.transaction():
+        if record is None:
+            merge.delete(known)
+            _prune(merge, known.parent)
+        else:
+            merge.object(record)
+    return merge.difference
+
+
 def _is_pending(index: Index, key: str) -> bool:
     """Tell whether an unsent file has this key: what the bucket has there may show when that is removed."""
     known = index.file(*split_key(key))

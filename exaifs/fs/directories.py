@@ -16,11 +16,12 @@ import trio
 
 from exaifs.cache.entries import Entry
 from exaifs.cache.index import View
-from exaifs.cache.merge import Difference, DirectoryMerge
+from exaifs.cache.merge import Difference, DirectoryMerge, merge_record
 from exaifs.cache.naming import reclaim
 from exaifs.errors import RemoteError, Unreachable
 from exaifs.fs.core import Core
 from exaifs.fs.inodes import Inode
+from exaifs.model import ObjectRecord
 from exaifs.names import oddity
 from exaifs.remote.interface import Folder, Listing
 
@@ -101,6 +102,32 @@ class Directories:
                 if not loaded:
                     raise
             return
+
+    async def revalidate(self, inode: Inode) -> None:
+        """Ask for the current version of a file, for `consistency=open`: one request.
+
+        What only this host has is not asked for. Where Supabase cannot be asked within two seconds, the
+        file stays what it is known to be (promise 3: unreachable is served from what is known), the status
+        says `offline`, and for the next seconds nobody asks.
+        """
+        if inode.staged is not None or inode.entry.pending or not self._contact.worth_trying:
+            return
+        key = inode.entry.key
+        with self._index.view() as view:
+            asked_ns = time.time_ns()
+            try:
+                records = await self._ask_for(key)
+            except RemoteError as exc:
+                self._contact.failed(exc)
+                return
+            self._contact.succeeded()
+            difference = merge_record(self._index, key, records.get(key), view=view, at_ns=asked_ns)
+        self._on_change(difference)
+
+    async def _ask_for(self, key: str) -> dict[str, ObjectRecord]:
+        with trio.move_on_after(_PATIENCE_S):
+            return await self._catalog.stat([key])
+        raise Unreachable(f"no answer within {_PATIENCE_S:.0f} s")
 
     def name_freed(self, gone: Entry) -> None:
         """After an entry lost its name by what was done here: another key may have waited for it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Awaitable, Callable
 
 from exaifs.errors import BadHandle, IsADirectory, Stale
 from exaifs.fs.core import Core
@@ -33,6 +34,7 @@ class Files:
         writer: makes and changes staged copies.
         counters: counts reads.
         virtual: what the daemon says about itself.
+        revalidate: asks for a file's current version before it is opened, where that is wanted.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Files:
         writer: Writer,
         counters: AccessCounters,
         virtual: VirtualFiles,
+        revalidate: Callable[[Inode], Awaitable[None]] | None = None,
     ) -> None:
         self._core = core
         self._table = core.table
@@ -55,6 +58,7 @@ class Files:
         self._writer = writer
         self._counters = counters
         self._virtual = virtual
+        self._revalidate = revalidate
 
     async def create(
         self, parent: Ino, name: str, mode: int, flags: int, caller: Caller
@@ -78,6 +82,8 @@ class Files:
         """
         if is_virtual(ino):
             return self._virtual.open(ino, flags)
+        if self._revalidate is not None:
+            await self._revalidate(self._table.peek(ino))
         inode = self._table.get(ino)
         if inode.entry.is_dir:
             raise IsADirectory(f"{path_of(inode.entry.key)} is a directory")
