@@ -85,6 +85,11 @@ class Config(BaseSettings):
     request_timeout_s: float = Field(
         default=10.0, gt=0, validation_alias=_names("EXAIFS_REQUEST_TIMEOUT_S")
     )
+    providers_file: Path | None = Field(default=None, validation_alias=_names("EXAIFS_PROVIDERS_FILE"))
+    providers: str = Field(default="", validation_alias=_names("EXAIFS_PROVIDERS"))
+    url_lifetime_s: int = Field(
+        default=3600, ge=1, le=7 * 86400, validation_alias=_names("EXAIFS_URL_LIFETIME_S")
+    )
     drain_timeout_s: float = Field(default=25.0, ge=0, validation_alias=_names("EXAIFS_DRAIN_TIMEOUT_S"))
     require_online: bool = Field(default=False, validation_alias=_names("EXAIFS_REQUIRE_ONLINE"))
     log_level: Literal["debug", "info", "warning", "error"] = Field(
@@ -133,7 +138,7 @@ class Config(BaseSettings):
             raise ValueError(f"must be the project's URL alone, without {parts.path}")
         return value
 
-    @field_validator("cache_dir", "supabase_key_file")
+    @field_validator("cache_dir", "supabase_key_file", "providers_file")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         """Keep the meaning of a path when the daemon leaves its working directory."""

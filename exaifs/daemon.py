@@ -23,8 +23,12 @@ from exaifs.cache.directory import locked_directory
 from exaifs.config import Config
 from exaifs.errors import MountError, RemoteError, Unreachable
 from exaifs.fs.filesystem import FileSystem
+from exaifs.fs.provider_ids import OpenProviderIds
 from exaifs.fuse.operations import Operations
 from exaifs.fuse.session import Session, mounted
+from exaifs.providers.service import ProviderService
+from exaifs.providers.settings import load_providers
+from exaifs.providers.source import CachedContents
 from exaifs.remote.client import open_remote
 from exaifs.remote.interface import Hello, Remote
 from exaifs.systemd import notify
@@ -120,7 +124,9 @@ async def run(
         directory = stack.enter_context(locked_directory(config.cache_dir, remote.identity, path))
         hello, problem = await _greet(remote, config)
         try:
-            fs = await stack.enter_async_context(FileSystem.open(config, remote, directory, hello, path))
+            fs = await stack.enter_async_context(
+                FileSystem.open(config, remote, directory, hello, path, open_providers=_providers(config))
+            )
         except (OSError, sqlite3.Error) as exc:
             raise MountError(
                 f"cannot use the cache directory {directory}: {exc}. Free the disk, make it writable, or "
@@ -129,6 +135,20 @@ async def run(
         if problem is not None:
             _accept_offline(config, problem, known=fs.is_known())
         return await _serve(config, fs, path, online=hello is not None, ready=ready)
+
+
+def _providers(config: Config) -> OpenProviderIds | None:
+    """Return what opens the file ids at providers; None where no provider is turned on.
+
+    Raises:
+        ConfigError: their settings are wrong.
+    """
+    providers = load_providers(config.providers_file, config.providers)
+    if providers is None:
+        return None
+    return lambda remote, contents: ProviderService.open(
+        providers, remote.catalog, CachedContents(contents)
+    )
 
 
 async def _greet(remote: Remote, config: Config) -> tuple[Hello | None, RemoteError | None]:

@@ -19,6 +19,7 @@
     ├── NoSpace                      ENOSPC   the local cache disk is full
     ├── NoAttribute                  ENODATA
     ├── AttributeTooLarge            E2BIG
+    ├── TryAgain                     EAGAIN   not now: there is unsent data
     ├── Stale                        ESTALE   the version that was opened is gone
     └── RemoteError                  EIO
         ├── Unreachable              EIO      temporary: no answer, or an answer from no Supabase
@@ -28,6 +29,8 @@
         ├── SchemaMissing            EIO      `exaifs init` has not been run
         ├── Rejected                 EINVAL   the server understood and refused: bad key, MIME type
         └── IntegrityError           EIO      bytes that are not what they should be
+
+What a provider of file ids answers has a tree of its own below `ExaifsError`: `providers/errors.py`.
 
 `fuse/translate.py` is the only place where an errno leaves for the kernel; `cli` the only one that
 turns these into exit codes. A message says what happened and, for people, what to do next.
@@ -139,6 +142,12 @@ class NoAttribute(ExaifsError):
     """No such extended attribute."""
 
     errno = errno.ENODATA
+
+
+class TryAgain(ExaifsError):
+    """Not now; it will be possible."""
+
+    errno = errno.EAGAIN
 
 
 class AttributeTooLarge(ExaifsError):

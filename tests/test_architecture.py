@@ -23,12 +23,13 @@ LAYERS: dict[str, set[str]] = {
     "remote": set(),
     "cache": {"remote"},
     "fs": {"cache", "remote"},
+    "providers": {"cache", "remote"},
     "fuse": {"fs", "mountpoint"},
     "mountpoint": set(),
     "embedded": {"remote", "mountpoint"},
-    "ops": {"remote", "cache", "embedded", "mountpoint"},
-    "daemon": {"remote", "cache", "fs", "fuse", "mountpoint"},
-    "cli": {"remote", "cache", "daemon", "embedded", "mountpoint", "ops"},
+    "ops": {"providers", "remote", "cache", "embedded", "mountpoint"},
+    "daemon": {"providers", "remote", "cache", "fs", "fuse", "mountpoint"},
+    "cli": {"providers", "remote", "cache", "daemon", "embedded", "mountpoint", "ops"},
     "__main__": {"cli"},
 }
 """What each package or top-level module may import besides itself and the base."""
@@ -38,7 +39,7 @@ HOMES = {
     "supabase": {"remote"},
     "storage3": {"remote"},
     "postgrest": {"remote"},
-    "httpx": {"remote"},
+    "httpx": {"remote", "providers"},
     "click": {"cli"},
     "psycopg": {"ops", "remote"},
     "asyncio": set(),
@@ -98,9 +99,11 @@ def test_a_library_has_one_home(path: Path) -> None:
         assert homes is None or part in homes, f"{part} may not import {imported}"
 
 
-@pytest.mark.parametrize("path", [path for path in modules() if part_of(path) in {"fs", "cache"}], ids=name)
+@pytest.mark.parametrize(
+    "path", [path for path in modules() if part_of(path) in {"fs", "cache", "providers"}], ids=name
+)
 def test_the_core_knows_only_the_seam_to_the_server(path: Path) -> None:
-    """`fs` and `cache` see `remote.interface`, so that the double of the tests can stand in."""
+    """These see `remote.interface` only, so that the double of the tests can stand in."""
     for imported in imports(path):
         if imported.startswith("exaifs.remote."):
             assert imported.rpartition(".")[0] in REMOTE_SEAM, f"{imported} is below the seam"

@@ -15,6 +15,7 @@ from exaifs import daemon, logs
 from exaifs.cli.command import Session, bucket, command as define, log_level, mountpoint, pass_session
 from exaifs.cli.output import note
 from exaifs.config import Config
+from exaifs.providers.settings import load_providers
 
 CONSISTENCIES: Final = ("feed", "open")
 LOG_FORMATS: Final = ("auto", "console", "json")
@@ -82,7 +83,8 @@ def command(
     """
     config = session.load(**flags)
     config.require_remote()
-    secrets = logs.secrets_of(config)
+    providers = load_providers(config.providers_file, config.providers)
+    secrets = (*logs.secrets_of(config), *(providers.secrets() if providers else ()))
     logs.setup(config.log_level, config.log_format, secrets)
     target = directory.absolute()
     if background:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 
 import structlog
@@ -31,6 +31,7 @@ from exaifs.fs.invalidation import Invalidations
 from exaifs.fs.leftovers import adopt
 from exaifs.fs.markers import Markers
 from exaifs.fs.namespace import Namespace
+from exaifs.fs.provider_ids import OpenProviderIds, OutsideAttributes, ProviderIds
 from exaifs.fs.publish import Publisher
 from exaifs.fs.removal import Remover
 from exaifs.fs.rename import Renamer
@@ -59,6 +60,7 @@ class FileSystem:
         staging_directory: for staged files; on the content directory's file system.
         size_limit_bytes: the bucket's limit, where known.
         mountpoint: for the status.
+        providers: file ids at providers; None where none is configured.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class FileSystem:
         staging_directory: Path,
         size_limit_bytes: int | None,
         mountpoint: Path | None = None,
+        providers: ProviderIds | None = None,
     ) -> None:
         self._freshness_s = config.freshness_s
         index = Index(database)
@@ -118,7 +121,9 @@ class FileSystem:
             virtual=virtual,
             revalidate=self.directories.revalidate if config.consistency == "open" else None,
         )
-        self.xattrs = Xattrs(core, self.namespace)
+        owners = frozenset({uid, os.getuid()})
+        outside = OutsideAttributes(core, providers, owners=owners, url_lifetime_s=config.url_lifetime_s)
+        self.xattrs = Xattrs(core, self.namespace, outside)
         self._reporter = Reporter(
             config, mountpoint, core=core, feed=self.feed, survey=self.survey, counters=self._counters
         )
@@ -134,6 +139,8 @@ class FileSystem:
         cache_directory: Path,
         hello: Hello | None,
         mountpoint: Path | None = None,
+        *,
+        open_providers: OpenProviderIds | None = None,
     ) -> AsyncIterator[FileSystem]:
         """Open database, content tiers and staging in a cache directory that is ours alone.
 
@@ -143,6 +150,7 @@ class FileSystem:
             cache_directory: exists, locked by the caller.
             hello: what the server said at mount; None when it could not be asked.
             mountpoint: for the status.
+            open_providers: opens the file ids at providers; None where none is configured.
         """
         staging = cache_directory / "staging"
         staging.mkdir(mode=0o700, exist_ok=True)
@@ -151,18 +159,26 @@ class FileSystem:
             disk_bytes=config.disk_cache_mb * MIB,
             max_age_s=config.cache_age_days * _DAY_S,
         )
-        with closing(open_database(cache_directory / "index.db", remote.identity)) as database:
-            async with ContentStore.open(cache_directory, database, remote.objects, limits) as contents:
-                limit = None if hello is None else hello.size_limit_bytes
-                yield cls(
-                    config,
-                    remote,
-                    database,
-                    contents,
-                    staging_directory=staging,
-                    size_limit_bytes=limit,
-                    mountpoint=mountpoint,
-                )
+        async with AsyncExitStack() as stack:
+            database = stack.enter_context(
+                closing(open_database(cache_directory / "index.db", remote.identity))
+            )
+            contents = await stack.enter_async_context(
+                ContentStore.open(cache_directory, database, remote.objects, limits)
+            )
+            providers = None
+            if open_providers is not None:
+                providers = await stack.enter_async_context(open_providers(remote, contents))
+            yield cls(
+                config,
+                remote,
+                database,
+                contents,
+                staging_directory=staging,
+                size_limit_bytes=None if hello is None else hello.size_limit_bytes,
+                mountpoint=mountpoint,
+                providers=providers,
+            )
 
     @property
     def entry_timeout_s(self) -> float:

@@ -1,6 +1,7 @@
 """Extended attributes: what exaifs knows of a file, and the user's own `user.*`, all from the row.
 
-Reading and listing make no request. Attributes of exaifs itself cannot be set.
+Reading and listing make no request, but for reading `provider_ids`' names. Attributes of exaifs itself
+cannot be set, but for a provider's id that was made elsewhere.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from exaifs.errors import (
 from exaifs.fs.core import Core
 from exaifs.fs.inodes import Inode
 from exaifs.fs.namespace import Namespace
+from exaifs.fs.provider_ids import OutsideAttributes
 from exaifs.fs.virtual import is_virtual
 from exaifs.model import Ino
 from exaifs.remote.interface import RowPatch
@@ -37,35 +39,55 @@ class Xattrs:
     Args:
         core: inodes.
         namespace: changes rows.
+        outside: attributes that may ask somebody outside.
     """
 
-    def __init__(self, core: Core, namespace: Namespace) -> None:
+    def __init__(self, core: Core, namespace: Namespace, outside: OutsideAttributes) -> None:
         self._core = core
+        self._outside = outside
         self._table = core.table
         self._namespace = namespace
 
-    async def get(self, ino: Ino, name: bytes) -> bytes:
+    async def get(self, ino: Ino, name: bytes, uid: int | None = None) -> bytes:
         """Return a value.
+
+        Args:
+            ino: whose.
+            name: which.
+            uid: who asks; None: the daemon itself. Only the owner's reads send files to providers.
 
         Raises:
             NoAttribute: there is none of that name.
+            ExaifsError: a provider's id that cannot be had, with the errno of the reason.
         """
-        value = None if is_virtual(ino) else _values(self._table.peek(ino)).get(_text(name))
+        key = _text(name)
+        if self._outside.has(key) and not is_virtual(ino):
+            return await self._outside.get(ino, key, uid)
+        value = None if is_virtual(ino) else _values(self._table.peek(ino)).get(key)
         if value is None:
             raise NoAttribute(f"no attribute {name!r}")
         return value
 
     async def list(self, ino: Ino) -> list[bytes]:
         """Return the names that have a value."""
-        return [] if is_virtual(ino) else [name.encode() for name in _values(self._table.peek(ino))]
+        if is_virtual(ino):
+            return []
+        inode = self._table.peek(ino)
+        return [name.encode() for name in (*_values(inode), *self._outside.listed(inode))]
 
     async def set(self, ino: Ino, name: bytes, value: bytes) -> None:
         """Set one of the user's own attributes; it is in the row when this returns.
+
+        A provider's id that was made elsewhere can be set, too.
 
         Raises:
             NotSupported: outside `user.*`, or one of exaifs' own names.
             AttributeTooLarge: over 64 KiB.
         """
+        if self._outside.has(_text(name)) and not is_virtual(ino):
+            self._core.check_writable()
+            await self._outside.set(ino, _text(name), value)
+            return
         key = self._changeable(name)
         if len(value) > MAX_VALUE_BYTES:
             raise AttributeTooLarge(f"an attribute has at most {MAX_VALUE_BYTES} bytes")
@@ -74,11 +96,15 @@ class Xattrs:
             await self._change(inode, {**inode.entry.xattrs, key: value}, RowPatch(set_xattrs={key: value}))
 
     async def remove(self, ino: Ino, name: bytes) -> None:
-        """Remove one of the user's own attributes.
+        """Remove one of the user's own attributes, or forget a provider's id.
 
         Raises:
             NoAttribute: there is none of that name.
         """
+        if self._outside.has(_text(name)) and not is_virtual(ino):
+            self._core.check_writable()
+            await self._outside.remove(ino, _text(name))
+            return
         key = self._changeable(name)
         inode = self._inode(ino)
         async with inode.lock:

@@ -213,9 +213,9 @@ class Operations(pyfuse3.Operations):
         return data
 
     @answered
-    async def getxattr(self, inode: int, name: bytes, _ctx: pyfuse3.RequestContext) -> bytes:
+    async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
         _check_namespace(name)
-        return await self._xattrs.get(Ino(inode), name)
+        return await self._xattrs.get(Ino(inode), name, ctx.uid)
 
     @answered
     async def listxattr(self, inode: int, _ctx: pyfuse3.RequestContext) -> Sequence[bytes]:

@@ -310,7 +310,7 @@ class MemFileSystem:
 
     # --- Xattrs
 
-    async def get(self, ino: Ino, name: bytes) -> bytes:
+    async def get(self, ino: Ino, name: bytes, uid: int | None = None) -> bytes:  # noqa: ARG002 - as Xattrs
         xattrs = self._node(ino).xattrs
         if name not in xattrs:
             raise NoAttribute(repr(name))
