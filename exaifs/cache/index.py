@@ -64,6 +64,7 @@ class Index:
         self._touched_prefixes: dict[str, int] = {}
         self._claims: Counter[str] = Counter()
         self._listed: Counter[str] = Counter()
+        self._expired_at = -1
         self._open_views = 0
 
     def _load_root(self) -> Entry:
@@ -237,8 +238,17 @@ class Index:
         return [str(row[0]) for row in self._db.execute("SELECT prefix FROM loaded ORDER BY prefix")]
 
     def expire_all(self) -> None:
-        """Have every directory listed again when it is needed, keeping what is known until then."""
+        """Have every directory listed again when it is needed, keeping what is known until then.
+
+        Listings that are on their way count as older than this.
+        """
+        self._sequence += 1
+        self._expired_at = self._sequence
         self._db.execute("UPDATE loaded SET loaded_at_ns = 0")
+
+    def is_expired(self, view: View) -> bool:
+        """Tell whether everything was to be listed again after a question was asked."""
+        return self._expired_at > view.sequence
 
     def mark_unloaded(self, prefix: str) -> None:
         """Have a directory listed again when it is needed next."""

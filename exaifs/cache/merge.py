@@ -196,7 +196,8 @@ class DirectoryMerge:
                 del unseen[:_DROPPED_AT_ONCE]
                 if not unseen:
                     self._note_odd(odd_keys)
-                    self._index.mark_loaded(self._prefix, self._at_ns)
+                    expired = self._index.is_expired(self._view)
+                    self._index.mark_loaded(self._prefix, 0 if expired else self._at_ns)
             yield merge.difference
             if not unseen:
                 return

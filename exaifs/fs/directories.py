@@ -139,15 +139,19 @@ class Directories:
         """A name stands for another inode than the one the kernel expects there."""
         self._on_change(Difference(removed=[old], added=[fresh]))
 
-    async def reconcile(self) -> None:
+    async def reconcile(self) -> bool:
         """List every loaded directory once more, one after the other, after a gap in the feed.
 
-        Raises:
-            RemoteError: Supabase does not answer; what is left is listed when it is needed.
+        Returns:
+            Whether all of them were: where Supabase does not answer, they are listed when needed.
         """
-        for prefix in self._index.loaded_prefixes():
-            if self._index.loaded_at_ns(prefix) == 0:
-                await self.ensure(prefix)
+        for prefix in self._expired():
+            await self.ensure(prefix)
+        return not self._expired()
+
+    def _expired(self) -> list[str]:
+        prefixes = self._index.loaded_prefixes()
+        return [prefix for prefix in prefixes if self._index.loaded_at_ns(prefix) == 0]
 
     async def _load(self, prefix: str, *, patience_s: float) -> bool:
         """List and merge; False if the directory was renamed meanwhile, so that it must be done again."""

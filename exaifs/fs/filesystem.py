@@ -17,7 +17,6 @@ from exaifs.cache.index import Index
 from exaifs.cache.merge import Difference
 from exaifs.cache.survey import Survey
 from exaifs.config import MIB, Config
-from exaifs.errors import RemoteError
 from exaifs.fs.claims import Claims
 from exaifs.fs.contact import Contact
 from exaifs.fs.core import Core
@@ -44,6 +43,8 @@ from exaifs.remote.interface import Hello, Remote
 _log = structlog.get_logger(__name__)
 
 _DAY_S = 86400.0
+
+_GAP_RETRY_S = 1.0
 
 _FOLLOWED_TIMEOUT_S = 3600.0
 """Names and attributes in the kernel while the feed invalidates them."""
@@ -227,11 +228,13 @@ class FileSystem:
         self._gap.set()
 
     async def _close_gaps(self) -> None:
-        """List everything loaded once more, whenever the feed could not say what changed."""
+        """List everything loaded once more, whenever the feed could not say what changed.
+
+        The kernel holds names that nobody asks about, so this does not end before all were listed.
+        """
         while True:
             await self._gap.wait()
             self._gap = trio.Event()
-            try:
-                await self.directories.reconcile()
-            except RemoteError as exc:
-                _log.info("listing anew goes on when directories are needed", reason=str(exc))
+            while not await self.directories.reconcile():
+                _log.debug("listing anew goes on")
+                await trio.sleep(_GAP_RETRY_S)

@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from exaifs.errors import Exists, NotEmpty, NotFound
+from exaifs.errors import Exists, NotEmpty, NotFound, Unreachable
 from exaifs.fs.invalidation import StaleName
 from exaifs.model import AttributeChange
 from exaifs.names import PLACEHOLDER
@@ -257,3 +257,37 @@ async def test_a_file_replaced_just_before_its_rename_is_another_inode(
         assert await paths.read("b/f") == b"new bytes"
         parent = (await paths.stat("b")).ino
         assert StaleName(parent, "f") in await told(paths)
+
+
+async def test_a_gap_during_a_first_listing(server: DoubleServer, mount: Mount) -> None:
+    """The listing is older than where the feed goes on: it is not trusted after this once."""
+    server.bucket.put("d/old", b"1")
+    async with mount() as paths:
+        await paths.ls()
+        async with trio.open_nursery() as nursery:
+            server.answer_late("list_directory")
+            with server.hold("late") as gate:
+                nursery.start_soon(paths.ls, "d")
+                await gate.wait_arrived()
+                server.bucket.put("d/new", b"2")
+                server.bucket.trim_log()
+                await follow(paths)
+        assert await paths.ls("d") == ["new", "old"]
+
+
+async def test_a_gap_is_closed_though_listing_fails_at_first(server: DoubleServer, mount: Mount) -> None:
+    """The kernel hears of what the feed missed, also if nobody asks and the first listings fail."""
+    server.bucket.put("d/gone", b"1")
+    async with mount() as paths:
+        await paths.ls("d")
+        parent = (await paths.stat("d")).ino
+        server.bucket.remove(["d/gone"])
+        server.bucket.put("d/new", b"2")
+        server.bucket.trim_log()
+        server.inject("list_directory", Unreachable("busy"), times=2)
+        await follow(paths)
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        await follow(paths)
+        with trio.fail_after(10):
+            while StaleName(parent, "gone") not in await told(paths):
+                await follow(paths)
