@@ -187,6 +187,26 @@ class CatalogContract:
         tree, _ = await world.remote.catalog.list_tree(f"{world.prefix}a_")
         assert [record.key for record in tree] == [f"{world.prefix}a_b/x"]
 
+    async def test_keys_with_empty_segments(self, world: World) -> None:
+        """Such keys are listed as they are: what cannot be shown must be seen, to be counted."""
+        if not world.is_real:
+            pytest.skip("this server takes no such keys")
+        cursor = (await world.remote.catalog.hello()).change_cursor
+        keys = {f"{world.prefix}{tail}" for tail in ("a//b", "a//c/d", "a/good", "e/")}
+        for key in keys:
+            await world.put_as_other(key, b"x", "text/plain")
+        records, folders = await _walk(world, f"{world.prefix}a/", 10)
+        assert [record.key for record in records] == [f"{world.prefix}a/good"]
+        assert [folder.component for folder in folders] == [""]
+        records, folders = await _walk(world, f"{world.prefix}a/", 1)
+        assert (len(records), len(folders)) == (1, 1)
+        tree, _ = await world.remote.catalog.list_tree(f"{world.prefix}a//")
+        assert {record.key for record in tree} == {f"{world.prefix}a//b", f"{world.prefix}a//c/d"}
+        records, folders = await _walk(world, f"{world.prefix}e/", 10)
+        assert [record.key for record in records] == [f"{world.prefix}e/"]
+        assert set(await world.remote.catalog.stat(sorted(keys))) == keys
+        assert set(await changes_of(world.remote, cursor, keys)) == keys
+
     async def test_list_tree(self, world: World) -> None:
         """A tree listing has everything below a prefix once, in key order, page by page."""
         parts = ["a/b", "a.b", "a0/c/d", "a-1", *(["a"] if world.is_real else [])]
