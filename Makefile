@@ -6,7 +6,7 @@ export EXAIFS_LITE_DIR := $(CURDIR)/.exaifs/lite
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format clean
+.PHONY: help run test check bench format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,10 @@ test: ## Run all checks and tests
 check: ## Run the checks only: format, lint, types
 	@.ci/bootstrap test
 	@.ci/checks
+
+bench: ## Measure speed, memory and freshness (about five minutes)
+	@.ci/bootstrap test
+	@PYTHONPATH=. exec python benchmarks/run.py $(BENCH_ARGS)
 
 format: ## Format the code
 	@.ci/bootstrap test

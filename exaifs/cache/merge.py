@@ -158,16 +158,19 @@ class DirectoryMerge:
         self._odd: dict[str, OddKind] = {}
 
     def page(self, records: Iterable[ObjectRecord], folders: Iterable[Folder]) -> Difference:
-        """Take in some of the names; folders that cannot be shown are passed over."""
+        """Take in some of the names, but not the last; folders that cannot be shown are passed over."""
         merge = _Merge(self._index, self._view, self._at_ns)
         with self._index.transaction():
-            for folder in folders:
-                if oddity(self._prefix, folder.component) is None:
-                    self._unseen.discard(f"{self._prefix}{folder.component}/")
-                    merge.folder(self._prefix, folder)
-            for record in records:
-                self._record(merge, record)
+            self._take(merge, records, folders)
         return merge.difference
+
+    def _take(self, merge: _Merge, records: Iterable[ObjectRecord], folders: Iterable[Folder]) -> None:
+        for folder in folders:
+            if oddity(self._prefix, folder.component) is None:
+                self._unseen.discard(f"{self._prefix}{folder.component}/")
+                merge.folder(self._prefix, folder)
+        for record in records:
+            self._record(merge, record)
 
     def _record(self, merge: _Merge, record: ObjectRecord) -> None:
         component = record.key[len(self._prefix) :]
@@ -182,16 +185,23 @@ class DirectoryMerge:
         else:
             self._odd[record.key] = kind
 
-    def finish(self, odd_keys: Iterable[str] = ()) -> Iterator[Difference]:
-        """Forget what no page named, one step at a time; the last step marks the directory loaded.
+    def finish(
+        self, records: Iterable[ObjectRecord], folders: Iterable[Folder], odd_keys: Iterable[str]
+    ) -> Iterator[Difference]:
+        """Take in the last page, and forget what no page named; the last step marks the directory loaded.
 
         Args:
+            records: of the last page.
+            folders: of the last page.
             odd_keys: what is in the folders that cannot be shown.
         """
-        unseen = sorted(self._unseen)
+        unseen: list[str] | None = None
         while True:
             merge = _Merge(self._index, self._view, self._at_ns)
             with self._index.transaction():
+                if unseen is None:
+                    self._take(merge, records, folders)
+                    unseen = sorted(self._unseen)
                 merge.drop(unseen[:_DROPPED_AT_ONCE])
                 del unseen[:_DROPPED_AT_ONCE]
                 if not unseen:

@@ -169,13 +169,14 @@ class Directories:
         after: str | None = ""
         while after is not None:
             page = await self._page(prefix, after, patience_s)
+            odd_keys += await self._odd_keys(prefix, page.folders)
             if self._is_renamed(prefix, view):
                 return False
-            self._on_change(merge.page(page.records, page.folders))
-            odd_keys += await self._odd_keys(prefix, page.folders)
             after = page.next_after
+            if after is not None:
+                self._on_change(merge.page(page.records, page.folders))
         self._contact.succeeded()
-        for difference in merge.finish(odd_keys):
+        for difference in merge.finish(page.records, page.folders, odd_keys):
             self._on_change(difference)
             await trio.lowlevel.checkpoint()
             if self._is_renamed(prefix, view):

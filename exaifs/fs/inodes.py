@@ -208,15 +208,12 @@ class InodeTable:
         found = [i for i in self if i.entry.key.startswith(prefix) and i.ino != ROOT_INO and not i.unlinked]
         return sorted(found, key=lambda inode: inode.ino)
 
-    def attributes(self, inode: Inode) -> Attributes:
-        """Return what stat shows now."""
+    def attributes(self, inode: Inode, *, links: int | None = None) -> Attributes:
+        """Return what stat shows now; with the number of links counted, unless it is given."""
         entry = inode.entry
         posix = entry.posix
-        links = 1
-        if entry.is_dir:
-            # Unknown below: 1 tells find(1) not to count on the number of subdirectories.
-            loaded = self._index.loaded_at_ns(entry.key) is not None
-            links = 2 + self._index.subdirectory_count(entry.key) if loaded else 1
+        if links is None:
+            links = self._links(entry) if entry.is_dir else 1
         return Attributes(
             ino=entry.ino,
             mode=self._ownership.mode(entry),
@@ -228,6 +225,11 @@ class InodeTable:
             mtime_ns=entry.mtime_ns,
             ctime_ns=max(entry.ctime_ns, entry.updated_ns),
         )
+
+    def _links(self, directory: Entry) -> int:
+        # Unknown below: 1 tells find(1) not to count on the number of subdirectories.
+        loaded = self._index.loaded_at_ns(directory.key) is not None
+        return 2 + self._index.subdirectory_count(directory.key) if loaded else 1
 
     def entry_attributes(self, entry: Entry) -> Attributes:
         """Return what stat shows for a name in a listing, whether or not the inode is in use."""

@@ -31,7 +31,9 @@ class Lister:
             opened.entries, opened.complete = [], False
         for cookie in range(after + 1, len(_DOTS) + 1):
             inode = opened.inode if cookie == 1 else self._table.parent(opened.inode)
-            yield DirectoryEntry(_DOTS[cookie - 1], self._table.attributes(inode), cookie, None)
+            # Of these two the kernel takes number and type only.
+            attributes = self._table.attributes(inode, links=1)
+            yield DirectoryEntry(_DOTS[cookie - 1], attributes, cookie, None)
         position = max(after - len(_DOTS), 0)
         while position < len(opened.entries) or self._read_on(opened):
             entry = self._current(opened, opened.entries[position])

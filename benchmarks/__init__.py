@@ -1,0 +1,1 @@
+"""What a mount costs, against the limit that the same machine sets in the same run."""
