@@ -34,7 +34,8 @@ class Files:
         writer: makes and changes staged copies.
         counters: counts reads.
         virtual: what the daemon says about itself.
-        revalidate: asks for a file's current version before it is opened, where that is wanted.
+        revalidate: asks for a file's current version, when the one that is known is gone.
+        ask_at_open: whether that is asked at each open, too.
     """
 
     def __init__(
@@ -47,7 +48,8 @@ class Files:
         writer: Writer,
         counters: AccessCounters,
         virtual: VirtualFiles,
-        revalidate: Callable[[Inode], Awaitable[None]] | None = None,
+        revalidate: Callable[[Inode], Awaitable[None]],
+        ask_at_open: bool = False,
     ) -> None:
         self._core = core
         self._table = core.table
@@ -59,6 +61,7 @@ class Files:
         self._counters = counters
         self._virtual = virtual
         self._revalidate = revalidate
+        self._ask_at_open = ask_at_open
 
     async def create(
         self, parent: Ino, name: str, mode: int, flags: int, caller: Caller
@@ -82,7 +85,7 @@ class Files:
         """
         if is_virtual(ino):
             return self._virtual.open(ino, flags)
-        if self._revalidate is not None:
+        if self._ask_at_open:
             await self._revalidate(self._table.peek(ino))
         inode = self._table.get(ino)
         if inode.entry.is_dir:
@@ -152,6 +155,9 @@ class Files:
                 # Our own rename gives the same bytes another version.
                 await self._core.claims.wait_free(ref.key)
                 if inode.entry.ref == ref and inode.staged is None:
+                    # Have the next open find what is there now, even if no log ever tells of it.
+                    if not (inode.unlinked or self._table.is_replaced(inode)):
+                        await self._revalidate(inode)
                     raise
 
     async def write(self, fh: Handle, offset: int, data: bytes) -> int:

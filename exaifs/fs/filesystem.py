@@ -120,7 +120,8 @@ class FileSystem:
             writer=writer,
             counters=self._counters,
             virtual=virtual,
-            revalidate=self.directories.revalidate if config.consistency == "open" else None,
+            revalidate=self.directories.revalidate,
+            ask_at_open=config.consistency == "open",
         )
         owners = frozenset({uid, os.getuid()})
         outside = OutsideAttributes(core, providers, owners=owners, url_lifetime_s=config.url_lifetime_s)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import trio
 import trio.testing
 
-from exaifs.errors import Exists, NotEmpty, NotFound, Unreachable
+from exaifs.errors import Exists, NotEmpty, NotFound, Stale, Unreachable
 from exaifs.fs.invalidation import StaleName
-from exaifs.model import AttributeChange
+from exaifs.model import ROOT_INO, AttributeChange
 from exaifs.names import PLACEHOLDER
 from tests.fs.conftest import Mount
 from tests.fs.test_feed import follow, told
@@ -291,3 +292,18 @@ async def test_a_gap_is_closed_though_listing_fails_at_first(server: DoubleServe
         with trio.fail_after(10):
             while StaleName(parent, "gone") not in await told(paths):
                 await follow(paths)
+
+
+async def test_a_change_that_no_log_told_of_heals_when_it_is_met(
+    server: DoubleServer, mount: Mount
+) -> None:
+    """The version is gone: the reader hears so, and the next one gets the file as it is."""
+    server.bucket.put("f", b"old")
+    async with mount() as paths:
+        await paths.ls()
+        gone = server.bucket.objects["f"]
+        server.bucket.objects["f"] = replace(gone, version="another", data=b"new!")
+        with pytest.raises(Stale):
+            await paths.read("f")
+        assert await paths.read("f") == b"new!"
+        assert StaleName(ROOT_INO, "f") in await told(paths)
