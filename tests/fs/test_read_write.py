@@ -7,6 +7,8 @@ import os
 import random
 
 import pytest
+import trio
+import trio.testing
 
 from exaifs.errors import BadHandle, Busy, FileTooLarge, IsADirectory, ReadOnly, Unreachable
 from exaifs.model import AttributeChange
@@ -217,3 +219,23 @@ async def test_a_busy_server_is_not_an_empty_file(server: DoubleServer, mount: M
         with pytest.raises(Busy):
             await paths.read("file")
         assert await paths.read("file") == b"z" * 5000
+
+
+async def test_the_end_sends_several_files_at_a_time(server: DoubleServer, mount: Mount) -> None:
+    """A drain overlaps its uploads: what a failed server left is sent before the deadline."""
+    async with mount() as paths:
+        server.inject("put", Unreachable("cut"), times=40)
+        for number in range(20):
+            with pytest.raises(Unreachable):
+                await paths.create(f"f{number}", b"%d" % number)
+        server.clear_faults()
+        server.counts.clear()
+        with server.hold("put") as gate:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(paths.fs.drain, 5.0)
+                await gate.wait_arrived()
+                await trio.testing.wait_all_tasks_blocked(0.05)
+                assert server.counts["put"] >= 8  # all wait at the gate at once
+                gate.open()
+        assert await paths.fs.drain(5) == 0
+    assert len(server.bucket.objects) == 20
