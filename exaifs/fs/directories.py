@@ -8,10 +8,13 @@ directory (promise 3).
 from __future__ import annotations
 
 import math
+import sqlite3
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 
+import structlog
 import trio
 
 from exaifs.cache.entries import Entry
@@ -22,8 +25,10 @@ from exaifs.errors import RemoteError, Unreachable
 from exaifs.fs.core import Core
 from exaifs.fs.inodes import Inode
 from exaifs.model import ObjectRecord
-from exaifs.names import oddity
+from exaifs.names import oddity, path_of
 from exaifs.remote.interface import Folder, Listing
+
+_log = structlog.get_logger(__name__)
 
 _PATIENCE_S = 2.0
 """How long a directory that is known already waits for a page of a new listing."""
@@ -93,15 +98,23 @@ class Directories:
             if running is not None:
                 await running.wait()
                 continue
-            try:
-                # Who has something to fall back on does not wait out a server that hangs.
-                if not await self._load(prefix, patience_s=_PATIENCE_S if loaded else math.inf):
-                    continue
-            except RemoteError as exc:
-                self._contact.failed(exc)
-                if not loaded:
-                    raise
-            return
+            if await self._refresh(prefix, loaded=loaded):
+                return
+
+    async def _refresh(self, prefix: str, *, loaded: bool) -> bool:
+        """Do as `_load`; a directory that is loaded is left as it is where that fails."""
+        try:
+            # Who has something to fall back on does not wait out a server that hangs.
+            return await self._load(prefix, patience_s=_PATIENCE_S if loaded else math.inf)
+        except RemoteError as exc:
+            self._contact.failed(exc)
+            if not loaded:
+                raise
+        except sqlite3.Error as exc:
+            if not loaded:
+                raise
+            _log.warning("the local index cannot be written", path=path_of(prefix), reason=str(exc))
+        return True
 
     async def revalidate(self, inode: Inode) -> None:
         """Ask for the current version of a file, for `consistency=open`: one request.
@@ -146,7 +159,8 @@ class Directories:
             Whether all of them were: where Supabase does not answer, they are listed when needed.
         """
         for prefix in self._expired():
-            await self.ensure(prefix)
+            with suppress(RemoteError):  # raised for a directory that another task unloaded meanwhile
+                await self.ensure(prefix)
         return not self._expired()
 
     def _expired(self) -> list[str]:

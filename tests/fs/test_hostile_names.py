@@ -307,3 +307,25 @@ async def test_a_change_that_no_log_told_of_heals_when_it_is_met(
             await paths.read("f")
         assert await paths.read("f") == b"new!"
         assert StaleName(ROOT_INO, "f") in await told(paths)
+
+
+async def test_a_full_disk_does_not_end_the_feed(server: DoubleServer, mount: Mount) -> None:
+    """The index cannot grow: what is known is served on, and the rest appears when there is room again."""
+    server.bucket.put("d/known", b"1")
+    async with mount(freshness_s=0.02) as paths:
+        assert await paths.ls("d") == ["known"]
+        database = paths.fs.core.index._db
+        pages = int(database.execute("PRAGMA page_count").fetchone()[0])
+        database.execute(f"PRAGMA max_page_count = {pages}")
+        for number in range(500):
+            server.bucket.put(f"d/{number:03}{'x' * 100}", b"2")
+        with trio.fail_after(5):
+            while paths.fs.feed.problem is None:  # noqa: ASYNC110  # nobody announces it
+                await trio.sleep(0.02)
+        server.bucket.trim_log()
+        await trio.sleep(1.5)  # at least one round of listing anew
+        assert await paths.read("d/known") == b"1"
+        database.execute("PRAGMA max_page_count = 1000000")
+        with trio.fail_after(10):
+            while len(await paths.ls("d")) != 501:  # noqa: ASYNC110  # as above
+                await trio.sleep(0.05)
