@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from hashlib import sha256
@@ -95,16 +96,16 @@ def _put(http: httpx.Client, bucket: str, key: str, data: bytes) -> None:
     headers = {"content-type": "application/octet-stream", "x-upsert": "true"}
     http.put(f"/storage/v1/object/{bucket}/{key}", content=data, headers=headers).raise_for_status()
     fields = {
+        "exaifs": 1,
         "sha256": digest,
         "write_id": uuid4().hex,
         "mime": "application/octet-stream",
         "size": len(data),
+        "posix": {},
+        "xattrs": {},
     }
-    call = {
-        "p_bucket": bucket,
-        "p_key": key,
-        "p_fields": {"exaifs": 1, "posix": {}, "xattrs": {}, **fields},
-    }
+    # As text: the embedded server passes objects wrongly.
+    call = {"p_bucket": bucket, "p_key": key, "p_fields": json.dumps(fields)}
     http.post("/rest/v1/rpc/exaifs_commit", json=call).raise_for_status()
 
 

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 
+_SPARE_REFERENCES = 10_000
+"""Room that the count of look-ups may keep unused, about 1 MB."""
+
 _TYPE_BITS = {"file": stat.S_IFREG, "dir": stat.S_IFDIR, "symlink": stat.S_IFLNK}
 
 
@@ -122,6 +125,7 @@ class InodeTable:
         # `_references`; `_idle` finds one of the latter again that a task still holds.
         self._inodes: dict[Ino, Inode] = {}
         self._references: dict[Ino, int] = {}
+        self._forgotten = 0
         self._idle: WeakValueDictionary[Ino, Inode] = WeakValueDictionary()
 
     def __iter__(self) -> Iterator[Inode]:
@@ -301,6 +305,11 @@ class InodeTable:
             self.atimes.forget(ino)
 
     def _forget_idle(self, ino: Ino, count: int) -> None:
+        self._forgotten += 1
+        if self._forgotten > len(self._references) + _SPARE_REFERENCES:
+            # A dictionary never gives back room by itself.
+            self._references = dict(self._references)
+            self._forgotten = 0
         left = self._references.pop(ino, 0) - count
         if left > 0:
             self._references[ino] = left
