@@ -89,6 +89,8 @@ class Directories:
             await self._contact.wait_feed()
         while not self.is_fresh(prefix):
             await self._claims.wait_free(prefix)
+            if self._index.directory(prefix) is None:
+                return  # renamed or removed meanwhile: nothing is here
             loaded = self._index.loaded_at_ns(prefix) is not None
             if not self._contact.worth_trying:
                 if loaded:
@@ -159,7 +161,8 @@ class Directories:
             Whether all of them were: where Supabase does not answer, they are listed when needed.
         """
         for prefix in self._expired():
-            with suppress(RemoteError):  # raised for a directory that another task unloaded meanwhile
+            # Raised for a directory that another task unloaded meanwhile.
+            with suppress(RemoteError, sqlite3.Error):
                 await self.ensure(prefix)
         return not self._expired()
 
@@ -168,7 +171,7 @@ class Directories:
         return [prefix for prefix in prefixes if self._index.loaded_at_ns(prefix) == 0]
 
     async def _load(self, prefix: str, *, patience_s: float) -> bool:
-        """List and merge; False if the directory was renamed meanwhile, so that it must be done again."""
+        """List and merge; False if the directory was renamed or removed meanwhile: look again."""
         done = self._loading[prefix] = trio.Event()
         try:
             with self._index.view(prefix) as view:
@@ -184,7 +187,7 @@ class Directories:
         while after is not None:
             page = await self._page(prefix, after, patience_s)
             odd_keys += await self._odd_keys(prefix, page.folders)
-            if self._is_renamed(prefix, view):
+            if self._is_moved(prefix, view):
                 return False
             after = page.next_after
             if after is not None:
@@ -193,7 +196,7 @@ class Directories:
         for difference in merge.finish(page.records, page.folders, odd_keys):
             self._on_change(difference)
             await trio.lowlevel.checkpoint()
-            if self._is_renamed(prefix, view):
+            if self._is_moved(prefix, view):
                 return False
         return True
 
@@ -202,8 +205,11 @@ class Directories:
             return await self._catalog.list_directory(prefix, after, _PAGE)
         raise Unreachable(f"no page of a listing within {patience_s:.0f} s")
 
-    def _is_renamed(self, prefix: str, view: View) -> bool:
-        return prefix != "" and self._index.is_renamed(prefix, view)
+    def _is_moved(self, prefix: str, view: View) -> bool:
+        """Tell whether a directory was renamed or removed since it was asked for."""
+        if prefix == "":
+            return False
+        return self._index.is_renamed(prefix, view) or self._index.directory(prefix) is None
 
     async def _odd_keys(self, prefix: str, folders: Iterable[Folder]) -> list[str]:
         """Return what is in folders that cannot be shown: of each at most one page, for the status."""
