@@ -99,10 +99,10 @@ class Worker:
         """
         started = anyio.current_time()
         sha256 = job.file.sha256 or await self._contents.sha256(job.file.ref)
-        ageing: StoredId | None = None
+        rejected: list[StoredId] = []
         for stored in await self._known(job, sha256):
             if stored.is_ageing(self._clock()):
-                ageing = stored
+                rejected.append(stored)
                 continue
             checked = await self._checked(job, stored)
             if checked is not None:
@@ -110,14 +110,18 @@ class Worker:
         try:
             uploaded = await self._upload(job, sha256, started)
         except (ProviderError, NoAttribute) as exc:
-            if ageing is None:
+            if not rejected or rejected[0].is_expired(self._clock()):
                 raise
             _log.info("an id near its end is given out once more", reason=str(exc))
-            return ageing, None
-        return await self._store(job, sha256, uploaded, ageing, is_new=True)
+            return rejected[0], None
+        # By the database's clock they may look good still, and would win.
+        for stored in rejected[1:]:
+            await self._catalog.forget_provider_id(job.file.key, self.settings.name, stored.id)
+        replaced = rejected[0] if rejected else None
+        return await self._store(job, sha256, uploaded, replaced, is_new=True)
 
     async def _known(self, job: Job, sha256: str) -> list[StoredId]:
-        """Return what is stored for these bytes and fits, the longest-lived first."""
+        """Return what is stored for these bytes and fits, the longest-lived first, also what is over."""
         found = [
             stored
             for record in await self._catalog.find_provider_ids(sha256, self.settings.name)
@@ -128,12 +132,7 @@ class Worker:
         is_anothers = any(stored.account not in {None, job.account} for stored in found)
         if ours is not None and (is_anothers or ours.id in self._unsaved):
             found.append(ours)
-        now = self._clock()
-        fitting = [
-            stored
-            for stored in found
-            if stored.fits(sha256, job.account, job.purpose) and not stored.is_expired(now)
-        ]
+        fitting = [stored for stored in found if stored.fits(sha256, job.account, job.purpose)]
         return sorted(fitting, key=lambda stored: -(stored.expires_at or float("inf")))
 
     async def _checked(self, job: Job, stored: StoredId) -> StoredId | None:

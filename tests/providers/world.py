@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import anyio
+
 from exaifs.model import ObjectRecord
 from exaifs.providers.adapters import adapter_of
 from exaifs.providers.http import open_http
@@ -68,7 +70,7 @@ class Providers:
         for name, table in self._tables.items():
             lines += [
                 f"[provider.{name}]",
-                *(f"{key} = {json.dumps(value)}" for key, value in table.items()),
+                *(f"{key} = {_toml(value)}" for key, value in table.items()),
             ]
         self.path.write_text("\n".join(lines) + "\n")
 
@@ -91,6 +93,19 @@ class Providers:
         contents = BucketContents(remote.objects)
         async with ProviderService.open(self.config, remote.catalog, contents, clock=self.clock) as service:
             yield Host(service, remote)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f'"{key}" = {_toml(one)}' for key, one in value.items()) + "}"
+    return json.dumps(value)
+
+
+async def arrived(server: ProviderServer, uploads: int) -> None:
+    """Wait until so many uploads have reached a server, which runs in threads of its own."""
+    with anyio.fail_after(10):
+        while server.counts["upload"] < uploads:  # noqa: ASYNC110 - no event crosses the threads
+            await anyio.sleep(0.01)
 
 
 class Host:
