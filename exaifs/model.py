@@ -25,6 +25,9 @@ Kind = Literal["file", "dir", "symlink"]
 SYMLINK_MIME = "inode/symlink"
 """MIME type of the small object that holds a symbolic link's target."""
 
+MAX_TIME_NS = 1 << 62
+"""Latest time that is kept (in 2116): nanoseconds since the epoch; the earliest is the epoch."""
+
 DIRECTORY_MIME = "inode/directory"
 """MIME type of the folder marker, whose row keeps the directory's own attributes."""
 
@@ -71,7 +74,7 @@ class Posix:
             mode=_int_or_none(value.get("mode"), 0o7777),
             uid=_int_or_none(value.get("uid"), 0xFFFF_FFFE),
             gid=_int_or_none(value.get("gid"), 0xFFFF_FFFE),
-            mtime_ns=_int_or_none(value.get("mtime_ns"), 1 << 62),
+            mtime_ns=_int_or_none(value.get("mtime_ns"), MAX_TIME_NS),
             kind=kind if kind in ("file", "dir", "symlink") else "file",
         )
 

@@ -70,7 +70,12 @@ def embedded_supabase(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict
 
 @pytest.fixture
 def fresh_bucket(embedded_supabase: dict[str, str]) -> dict[str, str]:
-    """Create and register a bucket that no other test knows; return the environment that names it.
+    """Create and register a bucket that no other test knows; return the environment that names it."""
+    return new_bucket(embedded_supabase)
+
+
+def new_bucket(embedded_supabase: dict[str, str]) -> dict[str, str]:
+    """Create and register a bucket of a new name; return the environment that names it.
 
     Its limits are those of `user-files`. It stays until the session's server goes, which costs nothing.
     """

@@ -120,7 +120,8 @@ def with_marker(entry: Entry, marker: ObjectRecord | None) -> Entry:
     if marker is None:
         return replace(entry, marker=False)
     # A directory's times change with its names, here only: the row knows just what was set.
-    mtime_ns = max(marker.posix.mtime_ns or 0, entry.posix.mtime_ns or 0) or None
+    known = [time_ns for time_ns in (marker.posix.mtime_ns, entry.posix.mtime_ns) if time_ns is not None]
+    mtime_ns = max(known, default=None)
     return replace(
         entry,
         marker=True,

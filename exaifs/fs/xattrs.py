@@ -6,6 +6,7 @@ cannot be set, but for a provider's id that was made elsewhere.
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 from exaifs.cache.entries import Entry
@@ -123,7 +124,7 @@ class Xattrs:
             raise NotPermitted("user attributes exist on files and directories only")
         if not inode.unlinked and not inode.entry.pending:
             await self._namespace.patch_row(inode, patch)
-        inode.entry = replace(inode.entry, xattrs=xattrs)
+        inode.entry = replace(inode.entry, xattrs=xattrs, ctime_ns=time.time_ns())
         if inode.staged is not None:
             inode.staged.touch()
         self._table.store(inode)

@@ -19,7 +19,7 @@ import structlog
 import trio
 
 from exaifs.errors import ExaifsError, NoSpace, RemoteError, Stale
-from exaifs.model import AttributeChange, Attributes, Caller
+from exaifs.model import MAX_TIME_NS, AttributeChange, Attributes, Caller
 
 _log = structlog.get_logger(__name__)
 
@@ -76,9 +76,14 @@ def attribute_change(attributes: pyfuse3.EntryAttributes, fields: pyfuse3.Setatt
         uid=attributes.st_uid if fields.update_uid else None,
         gid=attributes.st_gid if fields.update_gid else None,
         size_bytes=attributes.st_size if fields.update_size else None,
-        atime_ns=attributes.st_atime_ns if fields.update_atime else None,
-        mtime_ns=attributes.st_mtime_ns if fields.update_mtime else None,
+        atime_ns=_kept(attributes.st_atime_ns) if fields.update_atime else None,
+        mtime_ns=_kept(attributes.st_mtime_ns) if fields.update_mtime else None,
     )
+
+
+def _kept(time_ns: int) -> int:
+    """Return the nearest time that can be kept, as the kernel does for other file systems."""
+    return min(max(time_ns, 0), MAX_TIME_NS)
 
 
 def caller(context: pyfuse3.RequestContext) -> Caller:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import secrets
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -10,7 +12,9 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from tests.support.mounts import REPOSITORY, MountedDaemon
+from tests.conftest import new_bucket
+from tests.support.mounts import REPOSITORY, MountedDaemon, within
+from tests.support.twins import Twins
 
 StoredBytes = Callable[[str], bytes | None]
 
@@ -63,6 +67,35 @@ def mount(mount_environment: dict[str, str], tmp_path: Path) -> Iterator[Mounted
     """`exaifs mount` on an empty bucket of the embedded Supabase."""
     with exaifs_mount(mount_environment, tmp_path) as daemon:
         yield daemon
+
+
+@pytest.fixture(scope="module")
+def shared_mount(
+    embedded_supabase: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MountedDaemon]:
+    """One mount for the tests of a module, open to other users where that is allowed (root)."""
+    directory = tmp_path_factory.mktemp("shared")
+    directory.chmod(0o755)
+    environment = {
+        **new_bucket(embedded_supabase),
+        "FILE_CACHE_DIR": str(directory / "cache"),
+        "EXAIFS_LOG_FORMAT": "json",
+        "EXAIFS_LOG_LEVEL": "info",
+    }
+    flags = ["--allow-other"] if os.geteuid() == 0 else []
+    with exaifs_mount(environment, directory, *flags) as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def twins(shared_mount: MountedDaemon, tmp_path: Path) -> Iterator[Twins]:
+    """An empty directory on the shared mount, and one on a local file system."""
+    name = f"t{secrets.token_hex(4)}"
+    remote, local = shared_mount.path / name, tmp_path / "local"
+    local.mkdir()
+    within(30, remote.mkdir)
+    yield Twins(shared_mount, remote, local)
+    within(60, lambda: shutil.rmtree(remote, ignore_errors=True))
 
 
 @pytest.fixture
