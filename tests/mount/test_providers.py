@@ -1,0 +1,224 @@
+"""Provider file ids through a real mount: what uploads, and what must never upload."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.mount.conftest import exaifs_mount
+from tests.providers.emulator import KEY, Answer, Clock, ProviderServer, running
+from tests.providers.world import CONTRACTS, Providers
+from tests.support.mounts import MountedDaemon, wait_until, within
+
+pytestmark = [pytest.mark.mount, pytest.mark.embedded]
+
+NAME = "user.exai.provider.kimi"
+
+
+@pytest.fixture
+def kimi() -> Iterator[ProviderServer]:
+    """A provider."""
+    with running(ProviderServer(CONTRACTS["kimi"]())) as server:
+        yield server
+
+
+@pytest.fixture
+def provider_mount(
+    kimi: ProviderServer, mount_environment: dict[str, str], tmp_path: Path
+) -> Iterator[MountedDaemon]:
+    """A mount with that provider turned on."""
+    providers = Providers(tmp_path, Clock())
+    providers.add("kimi", kimi)
+    environment = {**mount_environment, "EXAIFS_PROVIDERS_FILE": str(providers.path)}
+    daemon = exaifs_mount(environment, tmp_path)
+    with daemon:
+        yield daemon
+    assert KEY not in daemon.log()
+
+
+def get(mount: MountedDaemon, name: str, attribute: str = NAME) -> str:
+    """Read an attribute, as tools do."""
+    return within(30, lambda: os.getxattr(mount.path / name, attribute)).decode()
+
+
+def names(mount: MountedDaemon, name: str) -> list[str]:
+    """List attributes."""
+    return within(30, lambda: os.listxattr(mount.path / name))
+
+
+def test_getfattr_prints_an_id(provider_mount: MountedDaemon, kimi: ProviderServer) -> None:
+    """The command of the README: one upload, the id without a newline, the same from then on."""
+    provider_mount.sh("printf content > a.txt")
+    command = f"getfattr -n {NAME} --only-values a.txt"
+    printed = provider_mount.sh(command)
+    assert printed in kimi.files
+    assert kimi.files[printed].data == b"content"
+    requests = kimi.requests
+    assert provider_mount.sh(command) == printed
+    assert NAME in names(provider_mount, "a.txt")
+    assert (kimi.requests, kimi.counts["upload"]) == (requests, 1)
+    sent = [record for record in provider_mount.records() if record["event"].startswith("sending a file")]
+    assert [(record["size_bytes"], record["provider"]) for record in sent] == [(7, "kimi")]
+
+
+def test_twenty_programs_one_upload(provider_mount: MountedDaemon, kimi: ProviderServer) -> None:
+    """Twenty processes that ask at once get the same id from one upload."""
+    provider_mount.sh("printf content > a.txt")
+    script = f"import os; print(os.getxattr({str(provider_mount.path / 'a.txt')!r}, {NAME!r}).decode())"
+    with kimi.hold():
+        readers = [
+            subprocess.Popen([sys.executable, "-I", "-S", "-c", script], stdout=subprocess.PIPE, text=True)
+            for _ in range(20)
+        ]
+        wait_until(lambda: kimi.counts["upload"] == 1, 20, "an upload arrives")
+    printed = {reader.communicate(timeout=30)[0].strip() for reader in readers}
+    assert printed == set(kimi.files)
+    assert kimi.counts["upload"] == 1
+
+
+def test_what_only_looks_never_uploads(
+    provider_mount: MountedDaemon, kimi: ProviderServer, tmp_path: Path
+) -> None:
+    """`ls -l`, `getfattr -d`, `cp -a`, `rsync -X`, `tar --xattrs`, `find`: no request to a provider."""
+    programs = ["ls -lR .", "getfattr -d -m - -R .", "find . -type f", f"cp -a dir {tmp_path}/copy"]
+    if shutil.which("rsync"):
+        programs.append(f"rsync -aX dir/ {tmp_path}/synced/")
+    if shutil.which("tar"):
+        programs.append(f"tar --xattrs --xattrs-include='*' -cf {tmp_path}/all.tar dir")
+    provider_mount.sh("mkdir dir; for i in 1 2 3; do echo $i > dir/$i.txt; done; cp -a dir inside")
+    for program in programs:
+        # The local file system may refuse attributes; whether it does is not the subject.
+        provider_mount.sh(f"{program} 2>&1", check=program.startswith(("ls", "getfattr", "find")))
+    assert kimi.requests == 0
+    get(provider_mount, "dir/1.txt")
+    assert kimi.counts["upload"] == 1
+    for program in programs:
+        provider_mount.sh(f"{program} 2>&1", check=program.startswith(("ls", "getfattr", "find")))
+    provider_mount.sh("cp -a dir/1.txt dir/kept.txt; cp -a dir inside-too")
+    assert kimi.requests == 1
+    assert get(provider_mount, "dir/kept.txt") == get(provider_mount, "dir/1.txt")
+    assert kimi.requests == 1
+
+
+def test_an_id_follows_the_content(provider_mount: MountedDaemon, kimi: ProviderServer) -> None:
+    """Renamed and copied files keep theirs, changed files lose it, at once and for listings too."""
+    provider_mount.sh("printf content > a.txt")
+    first = get(provider_mount, "a.txt")
+    provider_mount.sh("mv a.txt b.txt; cp b.txt c.txt; printf content > d.txt")
+    assert {get(provider_mount, name) for name in ("b.txt", "c.txt", "d.txt")} == {first}
+    provider_mount.sh("printf more >> b.txt")
+    assert NAME not in names(provider_mount, "b.txt")
+    second = get(provider_mount, "b.txt")
+    assert kimi.files[second].data == b"contentmore"
+    assert get(provider_mount, "c.txt") == first
+    assert kimi.counts["upload"] == 2
+
+
+def test_ids_outlive_the_mount(provider_mount: MountedDaemon, kimi: ProviderServer) -> None:
+    """After a restart the id is there without any request to the provider."""
+    provider_mount.sh("printf content > a.txt")
+    first = get(provider_mount, "a.txt")
+    provider_mount.restart()
+    assert NAME in names(provider_mount, "a.txt")
+    assert get(provider_mount, "a.txt") == first
+    assert kimi.requests == 1
+
+
+def test_setfattr_registers_and_forgets(provider_mount: MountedDaemon, kimi: ProviderServer) -> None:
+    """An operator tells an id that was made elsewhere; `-x` forgets it; other names of ours refuse."""
+    made = kimi.add("", filename="f", data=b"content", purpose="file-extract", mime_type="text/plain")
+    provider_mount.sh("printf content > a.txt")
+    provider_mount.sh(f"setfattr -n {NAME} -v {made.id} a.txt")
+    assert get(provider_mount, "a.txt") == made.id
+    assert kimi.counts["upload"] == 0
+    provider_mount.sh(f"setfattr -x {NAME} a.txt")
+    assert NAME not in names(provider_mount, "a.txt")
+    assert "No such attribute" in provider_mount.sh(f"setfattr -x {NAME} a.txt", check=False)
+    for name in (f"{NAME}.uri", "user.exai.provider.other", "user.exai.url"):
+        assert "not supported" in provider_mount.sh(f"setfattr -n {name} -v x a.txt", check=False)
+
+
+def test_errors_have_their_errno(provider_mount: MountedDaemon, kimi: ProviderServer) -> None:
+    """What a provider refuses is an errno and a text; other attributes go on working."""
+    provider_mount.expected.add("no file id from the provider")
+    provider_mount.sh("printf content > a.txt; mkdir dir; : > empty.txt")
+    kimi.fail("upload", Answer(402, {"error": {"type": "billing_error", "message": "pay first"}}))
+    for _ in range(2):
+        assert "Disk quota exceeded" in provider_mount.sh(f"getfattr -n {NAME} a.txt", check=False)
+    assert kimi.counts["upload"] == 1
+    assert "pay first" in get(provider_mount, "a.txt", f"{NAME}.error")
+    assert "Invalid argument" in provider_mount.sh(f"getfattr -n {NAME} empty.txt", check=False)
+    for name, attribute in (
+        ("dir", NAME),
+        ("a.txt", "user.exai.provider.other"),
+        ("a.txt", f"{NAME}.expires"),
+        ("dir", "user.exai.url"),
+    ):
+        printed = provider_mount.sh(f"getfattr -n {attribute} {name}", check=False)
+        assert "No such attribute" in printed
+    assert get(provider_mount, "a.txt", "user.exai.state") == "clean"
+
+
+def test_only_the_owner_sends(
+    kimi: ProviderServer, mount_environment: dict[str, str], tmp_path: Path
+) -> None:
+    """A mount that several users share: who does not own it sends nothing."""
+    if os.getuid() != 0:
+        pytest.skip("only root can read as somebody else")
+    providers = Providers(tmp_path, Clock())
+    providers.add("kimi", kimi)
+    environment = {**mount_environment, "EXAIFS_PROVIDERS_FILE": str(providers.path)}
+    with exaifs_mount(environment, tmp_path, "--allow-other") as mount:
+        mount.expected.add("no file id from the provider")
+        mount.sh("printf content > a.txt")
+        script = f"os.setuid(1234); os.getxattr('a.txt', {NAME!r})"
+        as_other = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", f"import os; {script}"],
+            cwd=mount.path,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert "PermissionError: [Errno 1]" in as_other.stderr
+        assert kimi.requests == 0
+        get(mount, "a.txt")
+        assert kimi.counts["upload"] == 1
+
+
+def test_a_signed_url(provider_mount: MountedDaemon) -> None:
+    """The URL gives the bytes to whoever has it, and is never listed."""
+    provider_mount.sh("printf content > a.txt")
+    url = get(provider_mount, "a.txt", "user.exai.url")
+    assert httpx.get(url, timeout=20, trust_env=False).content == b"content"
+    assert provider_mount.sh("getfattr -n user.exai.url --only-values a.txt") == url
+    assert "user.exai.url" not in names(provider_mount, "a.txt")
+
+
+def test_a_file_that_is_being_written(provider_mount: MountedDaemon, kimi: ProviderServer) -> None:
+    """Bytes that are not in the bucket yet have no id: try again after closing."""
+    path = provider_mount.path / "a.txt"
+
+    def attempt() -> None:
+        with path.open("w") as file:
+            file.write("half")
+            file.flush()
+            with pytest.raises(BlockingIOError):
+                os.getxattr(path, NAME)
+        assert os.getxattr(path, NAME).decode() in kimi.files
+
+    within(30, attempt)
+
+
+def test_off_until_configured(mount: MountedDaemon) -> None:
+    """Without settings there are no such attributes, whatever keys the environment holds."""
+    mount.sh("printf content > a.txt")
+    assert "No such attribute" in mount.sh(f"getfattr -n {NAME} a.txt", check=False)
+    assert "not supported" in mount.sh(f"setfattr -n {NAME} -v x a.txt", check=False)
