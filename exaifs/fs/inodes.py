@@ -88,6 +88,11 @@ class Inode:
         return self.staged is not None and self.staged.dirty and not self.unlinked
 
     @property
+    def may_be_stored(self) -> bool:
+        """Whether the bucket has, or may have, an object of this key from here."""
+        return not self.entry.pending or (self.staged is not None and self.staged.offered)
+
+    @property
     def size_bytes(self) -> int:
         """Size that readers and writers of this host see."""
         return self.entry.size_bytes if self.staged is None else self.staged.size_bytes

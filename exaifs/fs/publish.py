@@ -104,6 +104,7 @@ class Publisher:
         try:
             draft = await self._draft(inode, staged)
             async with self._claims.held(lambda: (inode.entry.key,)):
+                staged.offered = True
                 self._take_on(inode, draft, await self._send(inode, draft))
         except ExaifsError as exc:
             inode.failure = str(exc)

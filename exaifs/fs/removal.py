@@ -45,7 +45,7 @@ class Remover:
                 await self.keep_bytes(inode)
                 await self._markers.keep_without(inode.entry)
                 async with self._claims.held(lambda: (inode.entry.key,)):
-                    if not inode.entry.pending:
+                    if inode.may_be_stored:
                         await self._objects.remove([inode.entry.key])
                     self.discard(inode)
                     self._directories.name_freed(inode.entry)

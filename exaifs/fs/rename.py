@@ -154,6 +154,9 @@ class Renamer:
             await self._remover.keep_bytes(target)
         old = source.entry
         record = None if old.pending else await self._move_object(job)
+        if record is None and source.may_be_stored:
+            # Sent, but no answer came: what may be there must not stay under the old name.
+            await self._remote.objects.remove([old.key])
         fresh = self._place(source, job.renamed)
         if record is None:
             fresh = _over(fresh, target)

@@ -43,6 +43,8 @@ class Staged:
         """Whether a description beside it makes it survive this process; see `leftovers`."""
         self.refused = False
         """Whether the server refused these bytes for good, so that only a change is worth another try."""
+        self.offered = False
+        """Whether it was sent to a new key and no answer came: the bucket may have it already."""
         self.generation = 0
         """Counts changes, so that a publish can tell whether it sent the newest."""
         self._hash = hashlib.sha256()
@@ -73,6 +75,7 @@ class Staged:
         staged.touch()
         staged.dirty_since_ns = os.fstat(staged.fd).st_mtime_ns
         staged.described = True
+        staged.offered = True
         return staged
 
     def __repr__(self) -> str:

@@ -52,3 +52,63 @@ async def test_a_folder_whose_only_file_was_replaced_by_another_stays(
         assert await paths.ls() == ["d"]
         assert await paths.ls("d") == ["new"]
         assert (await paths.stat("d")).ino == ino
+
+
+async def test_a_directory_renamed_while_listings_are_renewed_is_not_remembered(
+    server: DoubleServer, mount: Mount
+) -> None:
+    """Renewing listings after a gap waits for the rename, and then leaves the old name alone."""
+    async with mount() as paths:
+        await paths.mkdir("d")
+        index = paths.fs.core.index
+        with server.hold("move") as gate:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(paths.rename, "d", "e")
+                await gate.wait_arrived()
+                server.bucket.put("other", b"1")
+                server.bucket.trim_log()
+                await paths.fs.feed.poll()
+                await trio.testing.wait_all_tasks_blocked()
+                gate.open()
+        await trio.testing.wait_all_tasks_blocked()
+        assert await paths.ls() == ["e", "other"]
+        assert [prefix for prefix in index.loaded_prefixes() if index.directory(prefix) is None] == []
+
+
+async def test_renewing_listings_outlives_a_server_that_goes_away(
+    server: DoubleServer, mount: Mount
+) -> None:
+    """A directory that is no longer loaded when its turn comes does not end the mount."""
+    async with mount() as paths:
+        await paths.mkdir("d")
+        index = paths.fs.core.index
+        server.bucket.put("other", b"1")
+        server.bucket.trim_log()
+        with server.hold("list_directory") as gate:
+            await paths.fs.feed.poll()
+            await gate.wait_arrived()
+            index.mark_unloaded("d/")  # as a directory rename that failed does
+            server.online = False
+        await trio.testing.wait_all_tasks_blocked()
+        server.online = True
+        await paths.fs.feed.poll()
+        assert await paths.ls() == ["d", "other"]
+
+
+@pytest.mark.parametrize("away", ["renamed", "removed"])
+async def test_a_file_whose_upload_had_no_answer_leaves_nothing_behind(
+    server: DoubleServer, mount: Mount, away: str
+) -> None:
+    """Close failed, but the bytes had arrived: when the name goes, the object goes, too."""
+    async with mount() as paths:
+        server.inject("put", Unreachable("the answer was lost"), after=True)
+        with pytest.raises(Unreachable):
+            await paths.create("f", b"bytes")
+        if away == "renamed":
+            await paths.rename("f", "g")
+        else:
+            await paths.unlink("f")
+        assert await paths.fs.drain(5.0) == 0
+        await follow(paths)
+        assert await paths.ls() == (["g"] if away == "renamed" else [])
+        assert list(server.bucket.objects) == await paths.ls()
