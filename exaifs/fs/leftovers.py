@@ -68,7 +68,7 @@ def describe(inode: Inode) -> None:
 
 
 def describe_again(inode: Inode) -> None:
-    """After a rename: a description names the key."""
+    """After a rename or a change of attributes: a description holds both."""
     if inode.staged is not None and inode.staged.described and not inode.unlinked:
         describe(inode)
 

@@ -23,6 +23,7 @@ from exaifs.fs.core import Core
 from exaifs.fs.directories import Directories, touched
 from exaifs.fs.handles import DirectoryEntry, HandleTable
 from exaifs.fs.inodes import Inode
+from exaifs.fs.leftovers import describe_again
 from exaifs.fs.listing import Lister
 from exaifs.fs.markers import Markers
 from exaifs.fs.publish import Publisher
@@ -232,6 +233,7 @@ class Namespace:
             # It travels with the bytes; also those that are already in the bucket get it then.
             assert inode.staged is not None
             inode.staged.touch()
+            describe_again(inode)
             return
         try:
             await self.patch_row(inode, RowPatch(posix=inode.entry.posix))

@@ -19,6 +19,7 @@ from exaifs.errors import (
 )
 from exaifs.fs.core import Core
 from exaifs.fs.inodes import Inode
+from exaifs.fs.leftovers import describe_again
 from exaifs.fs.namespace import Namespace
 from exaifs.fs.provider_ids import OutsideAttributes
 from exaifs.fs.virtual import is_virtual
@@ -127,6 +128,7 @@ class Xattrs:
         inode.entry = replace(inode.entry, xattrs=xattrs, ctime_ns=time.time_ns())
         if inode.staged is not None:
             inode.staged.touch()
+            describe_again(inode)
         self._table.store(inode)
 
     def _changeable(self, name: bytes) -> str:

@@ -239,3 +239,20 @@ async def test_the_end_sends_several_files_at_a_time(server: DoubleServer, mount
                 gate.open()
         assert await paths.fs.drain(5) == 0
     assert len(server.bucket.objects) == 20
+
+
+async def test_attributes_of_what_waits_to_be_sent_survive(server: DoubleServer, mount: Mount) -> None:
+    """A chmod and an attribute set while the bytes wait are sent with them, after a restart too."""
+    async with mount(drain_s=0.2) as paths:
+        await paths.ls()
+        server.online = False
+        with pytest.raises(Unreachable):
+            await paths.create("file", b"bytes")
+        await paths.setattr("file", AttributeChange(mode=0o600))
+        await paths.setxattr("file", "user.note", b"n")
+    server.online = True
+    async with mount() as paths:
+        assert await paths.fs.drain(5) == 0
+    async with mount("other") as other:
+        assert (await other.stat("file")).mode & 0o777 == 0o600
+        assert await other.getxattr("file", "user.note") == b"n"
