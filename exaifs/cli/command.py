@@ -50,6 +50,18 @@ class Session:
 pass_session = click.make_pass_decorator(Session)
 
 
+def write_examples(formatter: click.HelpFormatter, examples: Sequence[tuple[str, str]]) -> None:
+    """Write a section of command lines and what they do, as they are."""
+    if not examples:
+        return
+    with formatter.section("Examples"):
+        for line, meaning in examples:
+            indent = " " * formatter.current_indent
+            formatter.write(f"{indent}{line}\n")
+            if meaning:
+                formatter.write(f"{indent}    {meaning}\n")
+
+
 class ExampleCommand(click.Command):
     """A command whose help ends with examples.
 
@@ -63,13 +75,7 @@ class ExampleCommand(click.Command):
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the examples, then the epilog."""
-        if self._examples:
-            with formatter.section("Examples"):
-                for line, meaning in self._examples:
-                    indent = " " * formatter.current_indent
-                    formatter.write(f"{indent}{line}\n")
-                    if meaning:
-                        formatter.write(f"{indent}    {meaning}\n")
+        write_examples(formatter, self._examples)
         super().format_epilog(ctx, formatter)
 
 

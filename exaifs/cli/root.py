@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "status": "Show how a mount is: state, cache, what waits to be sent.",
     "dev": "Run a Supabase on this machine, for trying and testing.",
     "init": "Print or apply the database schema; create the buckets.",
+    "provider": "File ids at LLM providers: list, id, check, forget, prune.",
     "doctor": "Test the connection and this machine, and name the fix.",
     "version": "Show versions.",
 }
@@ -60,6 +61,7 @@ ENVIRONMENT: Final = (
     ("FILE_STORAGE_BUCKET", "the bucket; user-files unless set"),
     ("FILE_CACHE_DIR", "the disk cache; /var/cache/exaifs unless set"),
     ("EXAIFS_DATABASE_URL", "Postgres URL, for `exaifs init --apply` only"),
+    ("EXAIFS_PROVIDERS", "LLM providers that files may be sent to; off unless set"),
     ("EXAIFS_LOG_LEVEL", "debug, info, warning or error"),
 )
 
