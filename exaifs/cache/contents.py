@@ -95,20 +95,22 @@ class ContentStore:
         except OSError as exc:
             shelf.health.failed("making the cache directories", exc)
         failure: Exception | None = None
-        async with anyio.create_task_group() as tasks:
-            store = cls(transfers, shelf, Source(objects), tasks.start_soon)
-            tasks.start_soon(partial(run_janitor, shelf))
-            try:
-                yield store
-            except Exception as exc:  # noqa: BLE001 - raised again below, not in a group
-                failure = exc
-            finally:
-                store._close()
-                tasks.cancel_scope.cancel()
-        # No task is left that could write; the files were closed, what they leave is removed.
-        shelf.disk.close()
-        with anyio.CancelScope(shield=True):
-            await shelf.threads.run(_remove_partials, shelf)
+        try:
+            async with anyio.create_task_group() as tasks:
+                store = cls(transfers, shelf, Source(objects), tasks.start_soon)
+                tasks.start_soon(partial(run_janitor, shelf))
+                try:
+                    yield store
+                except Exception as exc:  # noqa: BLE001 - raised again below, not in a group
+                    failure = exc
+                finally:
+                    store._close()
+                    tasks.cancel_scope.cancel()
+        finally:
+            # No task is left that could write; the files were closed, what they leave is removed.
+            shelf.disk.close()
+            with anyio.CancelScope(shield=True):
+                await shelf.threads.run(_remove_partials, shelf)
         if failure is not None:
             raise failure
 

@@ -150,6 +150,10 @@ class Directories:
         difference.moved(reclaim(self._index, gone.parent, gone.name))
         self._on_change(difference)
 
+    def removed(self, gone: Entry) -> None:
+        """A name that was still shown is found to be gone."""
+        self._on_change(Difference(removed=[gone]))
+
     def replaced(self, old: Entry, fresh: Entry) -> None:
         """A name stands for another inode than the one the kernel expects there."""
         self._on_change(Difference(removed=[old], added=[fresh]))

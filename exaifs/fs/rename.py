@@ -236,9 +236,12 @@ class Renamer:
         below = self._table.below(old)  # also what was made there during the moves
         self._index.rename(source.entry, self._place(source, renamed))
         self._table.refresh([source, *below])
+        moved: set[str] = set()
         try:
             async for record in self._tree(new):
                 self._take_on_move(record, old, new)
+                moved.add(record.key)
+            self._drop_unmoved(new, moved)
         finally:
             for inode in below:
                 describe_again(inode)
@@ -297,6 +300,18 @@ class Renamer:
             inode.entry = (
                 replace(inode.entry, version=fresh.version, etag=fresh.etag) if inode.dirty else fresh
             )
+
+    def _drop_unmoved(self, prefix: str, moved: set[str]) -> None:
+        """Forget names below that the bucket had no more: its log says so of the old names only."""
+        there = {key[: end + 1] for key in moved for end in range(len(prefix), len(key)) if key[end] == "/"}
+        for entry in self._index.below(prefix):
+            inode = self._table.live(entry.ino)
+            if entry.pending or entry.key in moved or (inode is not None and inode.dirty):
+                continue
+            if entry.is_dir and (entry.key in there or self._index.holds_pending(entry.key)):
+                continue
+            self._index.remove(entry)
+            self._directories.removed(entry)
 
 
 def _over(pending: Entry, target: Inode | None) -> Entry:

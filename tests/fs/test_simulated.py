@@ -7,6 +7,7 @@ import trio
 import trio.testing
 
 from exaifs.errors import Unreachable
+from exaifs.names import PLACEHOLDER
 from tests.fs.conftest import Mount
 from tests.support.double import DoubleServer
 from tests.support.paths import Paths
@@ -19,6 +20,11 @@ async def follow(paths: Paths) -> None:
     with trio.fail_after(5):
         while await paths.fs.feed.poll():
             pass
+
+
+async def descriptors() -> list[trio.Path]:
+    """Return this process's descriptors."""
+    return list(await trio.Path("/proc/self/fd").iterdir())
 
 
 async def test_a_folder_that_came_in_a_gap_of_the_feed_is_listed(
@@ -112,3 +118,32 @@ async def test_a_file_whose_upload_had_no_answer_leaves_nothing_behind(
         await follow(paths)
         assert await paths.ls() == (["g"] if away == "renamed" else [])
         assert list(server.bucket.objects) == await paths.ls()
+
+
+async def test_a_mount_that_is_cut_off_leaves_no_descriptor(server: DoubleServer, mount: Mount) -> None:
+    """Cancelled in the middle, the content store closes the files that it has open."""
+    data = b"x" * 2_000_000
+    server.bucket.put("f", data)
+    before = len(await descriptors())
+    with trio.CancelScope() as scope:
+        async with mount() as paths:
+            await paths.fs.core.contents.materialize(server.bucket.record("f").ref)
+            assert await paths.read("f") == data
+            scope.cancel()
+            await trio.lowlevel.checkpoint()
+    assert len(await descriptors()) == before
+
+
+async def test_a_name_that_was_gone_does_not_come_along_with_its_directory(
+    server: DoubleServer, mount: Mount
+) -> None:
+    """Removed by another host, not heard of yet: a rename of the directory does not keep it for ever."""
+    async with mount() as paths:
+        await paths.mkdir("d")
+        await paths.mkdir("d/sub")
+        await paths.create("d/gone", b"1")
+        await paths.create("d/left", b"2")
+        server.bucket.remove(["d/gone", "d/sub/" + PLACEHOLDER])
+        await paths.rename("d", "e")
+        await follow(paths)
+        assert await paths.ls("e") == ["left"]
