@@ -24,6 +24,8 @@ LAYERS: dict[str, set[str]] = {
     "cache": {"remote"},
     "fs": {"cache", "remote"},
     "providers": {"cache", "remote"},
+    "handler": {"providers", "remote", "cache", "fs", "mountpoint"},
+    "__init__": {"handler"},
     "fuse": {"fs", "mountpoint"},
     "mountpoint": set(),
     "embedded": {"remote", "mountpoint"},

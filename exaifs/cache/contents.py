@@ -272,6 +272,11 @@ class ContentStore:
         """
         return await sweep(self._shelf, time.time_ns() if now_ns is None else now_ns)
 
+    async def trim(self, max_age_s: float, keep_bytes: int) -> SweepReport:
+        """Drop what was not used for so long, then by use until so much is left on disk."""
+        expired = await self._shelf.expire(time.time_ns() - int(max_age_s * 1e9))
+        return SweepReport(expired, await self._shelf.shrink(keep_bytes))
+
     async def reconcile(self) -> ReconcileReport:
         """Settle where the cache directory and its table disagree; the janitor does it daily."""
         return await reconcile(self._shelf)

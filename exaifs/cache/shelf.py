@@ -254,6 +254,10 @@ class Shelf:
         keep_bytes = max(0, self.limits.disk_bytes - self.partial_bytes)
         await self._gone(self.disk.evict(self.pinned_contents(), keep_bytes))
 
+    async def shrink(self, keep_bytes: int) -> int:
+        """Drop the least recently used complete contents until so much is left; returns how many."""
+        return await self._gone(self.disk.evict(self.pinned_contents(), keep_bytes))
+
     async def expire(self, before_ns: int) -> int:
         """Drop what was last used before a time, except what is open; returns how many."""
         return await self._gone(self.disk.expire(self.pinned_contents(), before_ns))

@@ -1,0 +1,93 @@
+"""Where an upload goes, and what is kept of the metadata that came with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from exaifs.errors import InvalidArgument
+from exaifs.names import RESERVED_NAME, child_key, encode_name
+
+FILE_TYPES = ("user_upload", "generated", "cache")
+
+_FOLDERS = {"user_upload": "files", "generated": "generated", "cache": "cache"}
+"""Of uploads that name no place; `uploads/` belongs to conversations."""
+
+_HASH_DIGITS = 16
+"""Enough to keep files of one name apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the metadata of an upload ask for."""
+
+    path: str | None
+    continuation_id: str | None
+    fields: Mapping[str, Any]
+    """For the row of a new file."""
+    given: Mapping[str, Any]
+    """For the row of one that was there: without what nobody said."""
+
+    def key(self, name: str, sha256: str) -> str:
+        """Return the key for a file.
+
+        Args:
+            name: the local file's.
+            sha256: of its bytes.
+
+        Raises:
+            InvalidArgument, NameTooLong: it has none.
+        """
+        if self.path is not None:
+            return key_of(self.path + name if self.path.endswith("/") else self.path)
+        if self.continuation_id is not None:
+            return child_key(child_key("uploads/", self.continuation_id) + "/", name)
+        folder = _FOLDERS[self.fields["file_type"]]
+        return child_key(f"{folder}/{sha256[:_HASH_DIGITS]}/", name)
+
+
+def wish_of(metadata: Mapping[str, Any] | None) -> Wish:
+    """Check the metadata of an upload.
+
+    Raises:
+        InvalidArgument: a value that cannot be.
+    """
+    given = dict(metadata or {})
+    path, continuation_id = given.pop("path", None), given.get("continuation_id")
+    fields = {"file_type": "user_upload", **given}
+    if fields["file_type"] not in FILE_TYPES:
+        raise InvalidArgument(f"file_type is one of {', '.join(FILE_TYPES)}")
+    for name, value in (("path", path), ("continuation_id", continuation_id)):
+        if value is not None and (not isinstance(value, str) or not value):
+            raise InvalidArgument(f"{name} is a text that is not empty")
+    if path is not None and path != "/":
+        key_of(path.rstrip("/"))
+    if continuation_id is not None:
+        child_key("uploads/", continuation_id)
+    try:
+        json.dumps(fields, allow_nan=False)
+    except (TypeError, ValueError) as exc:
+        raise InvalidArgument(f"metadata must be JSON values: {exc}") from exc
+    return Wish(path, continuation_id, fields, given)
+
+
+def key_of(path: str) -> str:
+    """Return the key of a path below a mountpoint; a slash at its start is allowed.
+
+    Raises:
+        InvalidArgument, NameTooLong: no file can be there.
+    """
+    *folders, name = path.removeprefix("/").split("/")
+    if (folders or [name])[0] == RESERVED_NAME:
+        raise InvalidArgument(f"{RESERVED_NAME} is reserved")
+    prefix = ""
+    for folder in folders:
+        prefix = child_key(prefix, folder) + "/"
+    return child_key(prefix, name)
+
+
+def prefix_of(path: str) -> str:
+    """Return what the keys of all paths start with that start with this one."""
+    return "/".join(encode_name(part) if part else "" for part in path.removeprefix("/").split("/"))

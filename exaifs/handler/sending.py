@@ -1,0 +1,236 @@
+"""Uploads: a private copy of the file, and the least that puts its bytes under a key.
+
+The copy is what is hashed and sent, so nobody can change the file between the two; afterwards it becomes
+cached content. Uploads to one key go one after the other, and so do those of one large content, so that the
+later ones find what the first has sent.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+
+from exaifs.cache.localfile import (
+    Threads,
+    copy_contents,
+    create,
+    is_out_of_space,
+    read_at,
+    sha256_of_file,
+    unlink_quietly,
+)
+from exaifs.errors import FileTooLarge, IsADirectory, NoSpace, NotFound, NotPermitted
+from exaifs.fs.mime import SNIFF_BYTES, mime_type_of
+from exaifs.model import ObjectRecord, Posix
+from exaifs.remote.bodies import FileBody
+from exaifs.remote.files import FileCatalog
+from exaifs.remote.interface import Body, Remote, RowPatch, Upload
+
+Progress = Callable[[int, int], None]
+"""Told how many bytes are done, and of how many; never less than before."""
+
+COPY_MIN_BYTES = 128 * 1024
+"""Below this an upload costs less than the requests of a server-side copy."""
+
+_PERMISSIONS = 0o777
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A private copy of a local file, open for reading."""
+
+    path: Path
+    fd: int
+    size_bytes: int
+    sha256: str
+    upload: Upload
+
+
+@asynccontextmanager
+async def staged_copy(source: Path, target: Path, threads: Threads) -> AsyncGenerator[Staged]:
+    """Copy a local file; what is left of the copy afterwards is removed.
+
+    Raises:
+        OSError: the file cannot be read, as open(2) says.
+        IsADirectory, NotPermitted: it is no regular file.
+        NoSpace: the cache disk has no room for the copy.
+    """
+    staged: Staged | None = None
+    try:
+        staged = await threads.run(_stage, source, target)
+        yield staged
+    finally:
+        if staged is not None:
+            os.close(staged.fd)
+        with anyio.CancelScope(shield=True):
+            await threads.run(unlink_quietly, target)
+
+
+def _stage(source: Path, target: Path) -> Staged:
+    status = source.stat()
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectory(f"{source} is a directory; upload its files one by one")
+    if not stat.S_ISREG(status.st_mode):
+        raise NotPermitted(f"{source} is no regular file")
+    fd = create(target)
+    try:
+        copy_contents(source, fd)
+        size_bytes = os.fstat(fd).st_size
+        sha256 = sha256_of_file(fd, size_bytes)
+        upload = Upload(
+            sha256=sha256,
+            mime_type=mime_type_of(source.name, read_at(fd, 0, SNIFF_BYTES)),
+            posix=Posix(mode=status.st_mode & _PERMISSIONS, mtime_ns=status.st_mtime_ns),
+            write_id=secrets.token_hex(16),
+            size_bytes=size_bytes,
+        )
+    except OSError as exc:
+        os.close(fd)
+        if is_out_of_space(exc):
+            raise NoSpace("no room on the cache disk for the copy that is sent") from exc
+        raise
+    return Staged(target, fd, size_bytes, sha256, upload)
+
+
+class _Locks:
+    """One lock a name, for as long as somebody wants it."""
+
+    def __init__(self) -> None:
+        self._locks: dict[str, anyio.Lock] = {}
+        self._users: Counter[str] = Counter()
+
+    @asynccontextmanager
+    async def held(self, name: str) -> AsyncGenerator[None]:
+        lock = self._locks.setdefault(name, anyio.Lock())
+        self._users[name] += 1
+        try:
+            async with lock:
+                yield
+        finally:
+            self._users[name] -= 1
+            if not self._users[name]:
+                del self._users[name], self._locks[name]
+
+
+class Sender:
+    """Brings staged files into the bucket.
+
+    Args:
+        remote: the bucket.
+        files: finds content.
+    """
+
+    def __init__(self, remote: Remote, files: FileCatalog) -> None:
+        self._remote = remote
+        self._files = files
+        self._locks = _Locks()
+        self._size_limit_bytes: int | None = None
+        self._asked_limit = False
+
+    async def send(self, staged: Staged, key: str, progress: Progress) -> tuple[ObjectRecord, bool]:
+        """Put these bytes under a key; tell whether they were not there before.
+
+        Raises:
+            FileTooLarge: over the bucket's limit.
+            RemoteError: why it could not be done.
+        """
+        large = staged.size_bytes >= COPY_MIN_BYTES
+        # Always in this order, so that nobody waits in a circle.
+        async with (
+            self._locks.held(f"content {staged.sha256}") if large else nullcontext(),
+            self._locks.held(f"key {key}"),
+        ):
+            record = (await self._remote.catalog.stat([key])).get(key)
+            is_new = record is None or (record.sha256, record.size_bytes) != (
+                staged.sha256,
+                staged.size_bytes,
+            )
+            if is_new:
+                record = await self._copied(staged, key) if large else None
+                record = record or await self._uploaded(staged, key, progress)
+        assert record is not None
+        progress(staged.size_bytes, staged.size_bytes)
+        return record, is_new
+
+    async def _copied(self, staged: Staged, key: str) -> ObjectRecord | None:
+        """Content that the bucket has under another key is copied there, not sent."""
+        upload, catalog = staged.upload, self._remote.catalog
+        for source in await self._files.find_content(upload.sha256, upload.mime_type):
+            if source.key == key or (source.sha256, source.size_bytes) != (
+                upload.sha256,
+                staged.size_bytes,
+            ):
+                continue
+            try:
+                await self._remote.objects.copy(source.key, key)
+                # Somebody may have replaced the source just before it was copied.
+                after = (await catalog.stat([source.key])).get(source.key)
+                if after is None or after.version != source.version:
+                    continue
+                record = await catalog.commit(key, upload)
+                if record.sha256 != upload.sha256:
+                    continue
+                # A copy carries the source's attributes; these are this file's.
+                patch = RowPatch(posix=upload.posix, drop_xattrs=list(record.xattrs))
+                return await catalog.patch(key, patch)
+            except NotFound:
+                continue
+        return None
+
+    async def _uploaded(self, staged: Staged, key: str, progress: Progress) -> ObjectRecord:
+        limit = await self._limit()
+        if limit is not None and staged.size_bytes > limit:
+            raise FileTooLarge(f"{staged.size_bytes} bytes; the bucket takes {limit}")
+        body = _ReportingBody(FileBody(staged.fd, staged.size_bytes), progress)
+        await self._remote.objects.put(key, body, staged.upload)
+        return await self._remote.catalog.commit(key, staged.upload)
+
+    async def _limit(self) -> int | None:
+        if not self._asked_limit:
+            self._size_limit_bytes = (await self._remote.catalog.hello()).size_limit_bytes
+            self._asked_limit = True
+        return self._size_limit_bytes
+
+
+class _ReportingBody:
+    """A body that tells how far it was read; when it is repeated, nothing until it is further."""
+
+    def __init__(self, body: Body, progress: Progress) -> None:
+        self._body = body
+        self._progress = progress
+        self._told_bytes = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """As the body's."""
+        return self._body.size_bytes
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """Start again from the first byte."""
+        return _ReportingChunks(self._body.chunks(), self._tell)
+
+    def _tell(self, done_bytes: int) -> None:
+        if done_bytes > self._told_bytes:
+            self._told_bytes = done_bytes
+            self._progress(done_bytes, self.size_bytes)
+
+
+class _ReportingChunks(AsyncIterator[bytes]):
+    def __init__(self, chunks: AsyncIterator[bytes], tell: Callable[[int], None]) -> None:
+        self._chunks = chunks
+        self._tell = tell
+        self._done_bytes = 0
+
+    async def __anext__(self) -> bytes:
+        chunk = await anext(self._chunks)
+        self._done_bytes += len(chunk)
+        self._tell(self._done_bytes)
+        return chunk

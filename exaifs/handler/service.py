@@ -1,0 +1,248 @@
+"""The files of one bucket for programs: what `UnifiedFileHandler` does, over any remote.
+
+Runs under asyncio and trio. Bytes come through the tiers of a cache of its own; what a mount on the same
+directory has is taken over, see `cache.clients`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from exaifs.cache.blocks import MIB
+from exaifs.cache.clients import ClientCache
+from exaifs.cache.contents import CacheLimits
+from exaifs.cache.localfile import Threads
+from exaifs.config import Config
+from exaifs.errors import ConfigError, IntegrityError, InvalidArgument, NotFound, Stale
+from exaifs.handler.destination import key_of, prefix_of, wish_of
+from exaifs.handler.info import FileInfo, FilePage, info_of, page_of
+from exaifs.handler.partfile import PartFile
+from exaifs.handler.sending import Progress, Sender, staged_copy
+from exaifs.model import ObjectRef
+from exaifs.names import check_name
+from exaifs.providers.service import ProviderService
+from exaifs.providers.settings import load_providers
+from exaifs.providers.source import CachedContents
+from exaifs.remote.files import FileCatalog, FileRow
+from exaifs.remote.interface import Remote
+
+_DAY_S = 86_400.0
+_STEP_BYTES = MIB
+_ATTEMPTS = 4
+"""How often a file is looked at again that others keep replacing while it is read."""
+
+_MAX_PAGE = 1000
+_FILE_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+
+
+class FileService:
+    """See `UnifiedFileHandler`, whose methods say what these promise."""
+
+    def __init__(
+        self, remote: Remote, files: FileCatalog, cache: ClientCache, providers: ProviderService | None
+    ) -> None:
+        self._remote = remote
+        self._files = files
+        self._cache = cache
+        self._providers = providers
+        self._sender = Sender(remote, files)
+        self._threads = Threads()
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, config: Config, remote: Remote, files: FileCatalog) -> AsyncGenerator[FileService]:
+        """Open cache and providers; nothing is sent yet.
+
+        Raises:
+            ConfigError: the cache directory cannot be used, or the providers' settings are wrong.
+        """
+        limits = CacheLimits(
+            memory_bytes=config.memory_cache_bytes,
+            disk_bytes=config.disk_cache_mb * MIB,
+            max_age_s=config.cache_age_days * _DAY_S,
+        )
+        settings = load_providers(config.providers_file, config.providers)
+        async with AsyncExitStack() as stack:
+            cache = await stack.enter_async_context(
+                ClientCache.open(config.cache_dir, remote.identity, remote.objects, limits)
+            )
+            providers = None
+            if settings is not None:
+                providers = await stack.enter_async_context(
+                    ProviderService.open(settings, remote.catalog, CachedContents(cache.contents))
+                )
+            yield cls(remote, files, cache, providers)
+
+    # sending
+
+    async def upload_file(
+        self, file_path: Path, metadata: Mapping[str, Any] | None, progress: Progress | None
+    ) -> str:
+        """Bring a local file into the bucket; return its id."""
+        wish = wish_of(metadata)
+        name = file_path.name
+        check_name(name)
+        async with staged_copy(file_path, self._cache.new_staged(), self._threads) as staged:
+            key = wish.key(name, staged.sha256)
+            record, is_new = await self._sender.send(staged, key, progress or _tell_nobody)
+            await self._cache.contents.adopt(staged.path, staged.sha256, staged.size_bytes)
+        fields = wish.fields if is_new else wish.given
+        if fields or record.file_id is None:
+            record = (await self._files.annotate(key, fields)).record
+        if record.file_id is None:
+            raise NotFound(f"{key} was deleted as soon as it was there")
+        if wish.continuation_id is not None:
+            await self._files.link(record.file_id, wish.continuation_id)
+        return record.file_id
+
+    async def delete_file(self, file_id: str) -> None:
+        """Delete a file."""
+        await self._remote.objects.remove([(await self._row(file_id)).record.key])
+
+    async def link_file_to_conversation(self, file_id: str, continuation_id: str) -> bool:
+        """Make a file part of a conversation."""
+        if not continuation_id:
+            raise InvalidArgument("a continuation id is needed")
+        return await self._files.link(file_id, continuation_id)
+
+    # reading
+
+    async def download_file(self, file_id: str) -> tuple[bytes, dict[str, Any]]:
+        """Return a file's bytes and what is known of it."""
+        data = bytearray()
+        info = await self._fetch(file_id, data.clear, data.extend, _tell_nobody)
+        return bytes(data), info.to_dict()
+
+    async def download_to(self, file_id: str, path: Path, progress: Progress | None) -> FileInfo:
+        """Write a file's bytes to a local path, which gets all of them or is not touched."""
+        part = await self._threads.run(PartFile, path)
+        try:
+            info = await self._fetch(file_id, part.begin, part.write, progress or _tell_nobody)
+            await self._threads.run(part.finish)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._threads.run(part.close)
+        return info
+
+    async def _fetch(
+        self,
+        file_id: str,
+        begin: Callable[[], object],
+        take: Callable[[bytes], object],
+        progress: Progress,
+    ) -> FileInfo:
+        """Read one version of a file, whole and verified.
+
+        Args:
+            file_id: which.
+            begin: called before the first byte of each version.
+            take: gets the bytes, in a thread.
+            progress: of the version that is read.
+        """
+        for left in reversed(range(_ATTEMPTS)):
+            row = await self._row(file_id)
+            begin()
+            try:
+                await self._read(row.record.ref, take, progress)
+            except Stale:
+                if not left:
+                    raise
+            else:
+                return info_of(row)
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _read(self, ref: ObjectRef, take: Callable[[bytes], object], progress: Progress) -> None:
+        contents = self._cache.contents
+        contents.pin(ref)
+        try:
+            await self._cache.borrow(ref)
+            digest = hashlib.sha256()
+            for offset in range(0, ref.size_bytes, _STEP_BYTES):
+                data = await contents.read(ref, offset, _STEP_BYTES)
+                await self._threads.run(_take, data, digest.update, take)
+                progress(offset + len(data), ref.size_bytes)
+            if ref.size_bytes == 0:
+                progress(0, 0)
+        finally:
+            contents.unpin(ref)
+        known = contents.sha256_of(ref)
+        if known is not None and digest.hexdigest() != known:
+            raise IntegrityError(f"{ref.key}: its bytes are not those that its row describes")
+
+    async def get_provider_file_id(self, file_id: str, provider: str) -> str:
+        """Return a provider's id for a file, uploading it there on first use."""
+        if self._providers is None or provider not in self._providers.providers:
+            raise ConfigError(
+                f"no provider {provider!r} is configured. Name it in EXAIFS_PROVIDERS, or describe it in "
+                "EXAIFS_PROVIDERS_FILE."
+            )
+        record = (await self._row(file_id)).record
+        await self._cache.borrow(record.ref)
+        value, _record = await self._providers.value(record, provider)
+        return value.decode()
+
+    # looking
+
+    async def stat(self, file_id_or_path: str) -> FileInfo:
+        """Return what is known of a file."""
+        row = None
+        if _FILE_ID.fullmatch(file_id_or_path):
+            row = await self._files.by_id(file_id_or_path)
+        if row is None:
+            row = await self._files.by_key(key_of(file_id_or_path))
+        if row is None:
+            raise NotFound(f"no file {file_id_or_path!r} in the bucket {self._remote.bucket}")
+        return info_of(row)
+
+    async def list_files(self, prefix: str, limit: int, cursor: str | None) -> FilePage:
+        """Return a page of the files whose path starts with a prefix."""
+        return page_of(await self._files.list_files(prefix_of(prefix), cursor or "", _page_size(limit)))
+
+    async def search_files(self, query: str, limit: int, cursor: str | None) -> FilePage:
+        """Return a page of the files that a query finds."""
+        return page_of(await self._files.search_files(query, cursor or "", _page_size(limit)))
+
+    async def cleanup_cache(self, max_age_days: float, max_size_mb: float) -> dict[str, int]:
+        """Make the cache smaller; see `UnifiedFileHandler.cleanup_cache`."""
+        if max_age_days < 0 or max_size_mb < 0:
+            raise InvalidArgument("neither age nor size is below 0")
+        contents = self._cache.contents
+        before = contents.statistics()
+        report = await contents.trim(max_age_days * _DAY_S, int(max_size_mb * MIB))
+        after = contents.statistics()
+        return {
+            "expired": report.expired,
+            "evicted": report.evicted,
+            "idle": await self._cache.drop_idle(),
+            "freed_bytes": max(0, before.disk_bytes - after.disk_bytes),
+            "kept": after.disk_items,
+            "kept_bytes": after.disk_bytes,
+        }
+
+    async def _row(self, file_id: str) -> FileRow:
+        row = await self._files.by_id(file_id)
+        if row is None:
+            raise NotFound(f"no file {file_id!r} in the bucket {self._remote.bucket}")
+        return row
+
+
+def _page_size(limit: int) -> int:
+    if not 1 <= limit <= _MAX_PAGE:
+        raise InvalidArgument(f"a page has 1 to {_MAX_PAGE} files")
+    return limit
+
+
+def _tell_nobody(_done_bytes: int, _total_bytes: int) -> None:
+    """Progress that nobody asked for."""
+
+
+def _take(data: bytes, update: Callable[[bytes], object], take: Callable[[bytes], object]) -> None:
+    update(data)
+    take(data)
