@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -62,8 +63,11 @@ def local(tmp_path: Path) -> Write:
 
 
 @pytest.fixture
-def make_handler(fresh_bucket: dict[str, str], tmp_path: Path) -> Callable[[], UnifiedFileHandler]:
+def make_handler(
+    fresh_bucket: dict[str, str], tmp_path: Path, unconfigured: None
+) -> Callable[[], UnifiedFileHandler]:
     """Make handlers of a bucket on the embedded Supabase, all on one cache directory."""
+    assert unconfigured is None
     return lambda: UnifiedFileHandler(
         supabase_url=fresh_bucket["SUPABASE_URL"],
         supabase_key=fresh_bucket["SUPABASE_SERVICE_ROLE_KEY"],
@@ -71,3 +75,12 @@ def make_handler(fresh_bucket: dict[str, str], tmp_path: Path) -> Callable[[], U
         bucket_name=fresh_bucket["FILE_STORAGE_BUCKET"],
         max_memory_cache_size=1 << 20,
     )
+
+
+@pytest.fixture
+def unconfigured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An environment that names no project, and a cache directory of this test."""
+    for name in os.environ:
+        if name.startswith(("SUPABASE_", "EXAIFS_PROVIDERS")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("FILE_CACHE_DIR", str(tmp_path / "cache"))
