@@ -94,13 +94,15 @@ class StoredId:
         """Tell whether it is expired, or so near to it that a new one should be made."""
         if self.expires_at is None:
             return False
-        lifetime_s = self.expires_at - (self.uploaded_at or self.expires_at - 10 * _MAX_MARGIN_S)
-        return now >= self.expires_at - min(_MAX_MARGIN_S, max(lifetime_s, 0.0) * 0.1)
+        margin_s = _MAX_MARGIN_S
+        if self.uploaded_at is not None:
+            margin_s = min(margin_s, max(self.expires_at - self.uploaded_at, 0.0) * 0.1)
+        return now >= self.expires_at - margin_s
 
     def is_due(self, now: float, recheck_s: float) -> bool:
         """Tell whether it should be checked at the provider before it is given out."""
-        if self.uploaded_at is not None and now - self.uploaded_at < _FRESH_UPLOAD_S and self.verified_at:
-            return False
+        if self.uploaded_at is not None and now - self.uploaded_at < _FRESH_UPLOAD_S:
+            return self.verified_at is None
         return self.verified_at is None or now - self.verified_at >= recheck_s
 
 

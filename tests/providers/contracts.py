@@ -268,7 +268,13 @@ class MistralContract(OpenAIContract):
         return Refusal(Answer(status, {"object": "error", "message": message, "type": kind, "code": code}))
 
     def _object(self, file: StoredFile) -> dict[str, Any]:
-        return {**super()._object(file), "sample_type": "ocr_input", "source": "upload", "num_lines": None}
+        return {
+            **super()._object(file),
+            "sample_type": "ocr_input",
+            "source": "upload",
+            "num_lines": None,
+            "deleted": False,
+        }
 
 
 def mistral() -> OpenAIContract:
@@ -421,6 +427,8 @@ class GeminiContract:
         return Refusal(Answer(status, body))
 
     def authorize(self, request: Request) -> None:
+        if self.operation(request) == "upload":
+            return  # the upload's address is the permission: the SDK sends no key there
         self.key = request.headers.get("x-goog-api-key", "")
         if not self.key:
             raise self.error(403, "PERMISSION_DENIED", "Method doesn't allow unregistered callers")
@@ -435,7 +443,7 @@ class GeminiContract:
         return "other"
 
     def answer(self, server: ProviderServer, request: Request) -> Answer:
-        if self.key not in server.keys:
+        if self.operation(request) != "upload" and self.key not in server.keys:
             raise self.error(400, "INVALID_ARGUMENT", "API key not valid.", "API_KEY_INVALID")
         match self.operation(request):
             case "start":
