@@ -90,7 +90,7 @@ class Files:
         inode = self._table.get(ino)
         if inode.entry.is_dir:
             raise IsADirectory(f"{path_of(inode.entry.key)} is a directory")
-        if self._table.is_replaced(inode):
+        if self._table.is_replaced(inode) or (inode.unlinked and inode.opens == 0):
             # The kernel looks the name up again and opens what it stands for now.
             raise Stale(f"{path_of(inode.entry.key)} was replaced by another host")
         writing = flags & os.O_ACCMODE != os.O_RDONLY

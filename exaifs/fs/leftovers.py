@@ -40,6 +40,7 @@ def describe(inode: Inode) -> None:
         "mime_type": entry.mime_type,
         "posix": replace(entry.posix, kind=entry.kind).to_json(),
         "xattrs": {name: base64.b64encode(data).decode() for name, data in entry.xattrs.items()},
+        "write_ids": staged.write_ids,
         # What these bytes replace; nothing, if the file is new.
         "base": None
         if entry.pending
@@ -149,6 +150,7 @@ def _adopt_one(path: Path, value: dict[str, Any], index: Index, table: InodeTabl
         size_bytes=0 if base is None else int(base["size_bytes"]),
     )
     inode.staged = Staged.reopen(path)
+    inode.staged.write_ids = [str(write_id) for write_id in value.get("write_ids", [])]
     _log.warning("adopted a file that was not sent", path=path_of(key), size_bytes=inode.size_bytes)
 
 

@@ -13,12 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from exaifs.cache.entries import Entry
-from exaifs.errors import (
-    Exists,
-    InvalidArgument,
-    NameTooLong,
-    NotFound,
-)
+from exaifs.errors import Exists, InvalidArgument, NameTooLong, NotFound, Stale
 from exaifs.fs.core import Core
 from exaifs.fs.directories import Directories, touched
 from exaifs.fs.handles import DirectoryEntry, HandleTable
@@ -43,7 +38,7 @@ from exaifs.model import (
     Kind,
     Posix,
 )
-from exaifs.names import MAX_NAME_BYTES, child_key, split_key
+from exaifs.names import MAX_NAME_BYTES, child_key, path_of, split_key
 from exaifs.remote.interface import RowPatch
 
 MAX_SYMLINK_BYTES = 4095
@@ -213,6 +208,8 @@ class Namespace:
         self._core.check_writable()
         check_changeable(ino, "")
         inode = self._table.get(ino)
+        if inode.unlinked and inode.opens == 0 and not inode.entry.is_dir:
+            raise Stale(f"{path_of(inode.entry.key)} was replaced")  # the kernel looks again
         if change.size_bytes is not None:
             await self._writer.resize(inode, change.size_bytes, publish=fh is None)
         wanted = (change.mode, change.uid, change.gid, change.mtime_ns)

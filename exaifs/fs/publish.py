@@ -7,7 +7,6 @@ background, `drain` before the end.
 
 from __future__ import annotations
 
-import secrets
 import sqlite3
 import time
 from collections.abc import Callable
@@ -104,7 +103,8 @@ class Publisher:
         try:
             draft = await self._draft(inode, staged)
             async with self._claims.held(lambda: (inode.entry.key,)):
-                staged.offered = True
+                if not inode.dirty:
+                    return  # a name that stood for another file by now was removed; see `Remover.abandon`
                 self._take_on(inode, draft, await self._send(inode, draft))
         except ExaifsError as exc:
             inode.failure = str(exc)
@@ -132,7 +132,7 @@ class Publisher:
             sha256=sha256,
             mime_type=entry.mime_type if entry.kind == "symlink" else mime_type_of(entry.name, head),
             posix=replace(entry.posix, kind=entry.kind, mtime_ns=entry.mtime_ns),
-            write_id=secrets.token_hex(16),
+            write_id=staged.write_id(),
             xattrs=xattrs,
             size_bytes=staged.size_bytes,
         )
@@ -326,6 +326,8 @@ class Publisher:
         base = None if inode.entry.pending else inode.entry
         if base is not None and base.same_content(record):
             return False
+        if record.write_id in staged.write_ids:
+            return False  # an upload of ours whose answer was lost
         if record.sha256 is None:
             # On a server that drops metadata this may be our own upload, cut off before its commit.
             return record.size_bytes != staged.size_bytes
@@ -344,6 +346,8 @@ class Publisher:
         if inode.entry.pending:
             inode.unlinked = True
             self._index.remove(inode.entry)
+        # The kernel must look the name up again, or it would go on with this inode.
+        self._on_change(Difference(removed=[inode.entry]))
         if not known:
             with self._index.view() as view:
                 change = Change(record.key, record)

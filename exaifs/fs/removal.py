@@ -48,6 +48,7 @@ class Remover:
                     if inode.may_be_stored:
                         await self._objects.remove([inode.entry.key])
                     self.discard(inode)
+                    self.abandon(inode.entry.key)
                     self._directories.name_freed(inode.entry)
         finally:
             self._table.release(inode)
@@ -75,6 +76,22 @@ class Remover:
                 inode.staged.close()
                 inode.staged = None
         self._table.release(inode)
+
+    def abandon(self, key: str) -> None:
+        """After a name left: closed files it stood for before, replaced there, must not bring it back.
+
+        Their unsent bytes, whose close failed, go. The caller has claimed the key.
+        """
+        for inode in self._table:
+            if inode.entry.key != key or not inode.dirty or inode.opens:
+                continue
+            inode.unlinked = True
+            assert inode.staged is not None
+            forget(inode.staged)
+            if not inode.lock.locked():  # else who holds it settles
+                inode.staged.close()
+                inode.staged = None
+                self._table.release(inode)
 
     async def rmdir(self, entry: Entry) -> None:
         """Remove an empty directory.

@@ -167,10 +167,12 @@ class Renamer:
         if target is not None:
             self._remover.discard(target)
         self._index.rename(old, fresh)
+        if fresh.ino == old.ino:
+            source.entry = fresh
+        self._remover.abandon(old.key)
         if fresh.ino != old.ino:
             self._directories.replaced(replace(old, parent=fresh.parent, name=fresh.name), fresh)
             return
-        source.entry = fresh
         if record is not None:
             self._contents.rekey(old.ref, fresh.ref)
         source.change_posix(AttributeChange(), time.time_ns())

@@ -43,10 +43,11 @@ class Staged:
         """Whether a description beside it makes it survive this process; see `leftovers`."""
         self.refused = False
         """Whether the server refused these bytes for good, so that only a change is worth another try."""
-        self.offered = False
-        """Whether it was sent to a new key and no answer came: the bucket may have it already."""
+        self.write_ids: list[str] = []
+        """Of the uploads that were tried, so that one whose answer was lost is known again as ours."""
         self.generation = 0
         """Counts changes, so that a publish can tell whether it sent the newest."""
+        self._identified = -1
         self._hash = hashlib.sha256()
         self._hashed_bytes = 0
 
@@ -75,7 +76,6 @@ class Staged:
         staged.touch()
         staged.dirty_since_ns = os.fstat(staged.fd).st_mtime_ns
         staged.described = True
-        staged.offered = True
         return staged
 
     def __repr__(self) -> str:
@@ -94,6 +94,13 @@ class Staged:
         self.dirty = True
         self.refused = False
         self.generation += 1
+
+    def write_id(self) -> str:
+        """Return what identifies an upload of the present bytes: the same when it is tried again."""
+        if self._identified != self.generation:
+            self.write_ids.append(secrets.token_hex(16))
+            self._identified = self.generation
+        return self.write_ids[-1]
 
     def read_at(self, offset: int, size_bytes: int) -> bytes:
         """Return bytes, short only at the end."""

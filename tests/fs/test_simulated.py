@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import trio
 import trio.testing
 
-from exaifs.errors import Unreachable
+from exaifs.errors import Stale, Unreachable
+from exaifs.model import AttributeChange
 from exaifs.names import PLACEHOLDER
 from tests.fs.conftest import Mount
 from tests.support.double import DoubleServer
-from tests.support.paths import Paths
+from tests.support.paths import CALLER, Paths
 
 pytestmark = pytest.mark.anyio
 
@@ -147,3 +150,54 @@ async def test_a_name_that_was_gone_does_not_come_along_with_its_directory(
         await paths.rename("d", "e")
         await follow(paths)
         assert await paths.ls("e") == ["left"]
+
+
+async def test_an_upload_whose_answer_was_lost_is_known_as_ours(server: DoubleServer, mount: Mount) -> None:
+    """What was written after it is sent, and not kept aside as if another host had been quicker."""
+    async with mount() as paths:
+        server.inject("put", Unreachable("the answer was lost"), times=2, after=True)
+        with pytest.raises(Unreachable):
+            await paths.create("f", b"first")
+        server.inject("put", Unreachable("later"))
+        with pytest.raises(Unreachable):
+            await paths.overwrite("f", b"second")
+        assert await paths.fs.drain(5.0) == 0
+        assert server.bucket.objects["f"].data == b"second"
+        assert await paths.read("f") == b"second"
+
+
+async def test_a_file_kept_aside_is_not_written_any_more(server: DoubleServer, mount: Mount) -> None:
+    """The kernel still has the name of a file that another host's replaced: it must look again."""
+    async with mount() as paths:
+        server.inject("put", Unreachable("away"), times=2)
+        with pytest.raises(Unreachable):
+            await paths.create("f", b"ours")
+        async with paths.inode("f") as ino:
+            server.bucket.put("f", b"theirs")
+            await paths.fs.drain(5.0)
+            with pytest.raises(Stale):
+                await paths.fs.files.open(ino, os.O_RDWR, CALLER)
+            with pytest.raises(Stale):
+                await paths.fs.namespace.setattr(ino, AttributeChange(size_bytes=1), None)
+        await paths.overwrite("f", b"ours again")
+        assert server.bucket.objects["f"].data == b"ours again"
+
+
+@pytest.mark.parametrize("away", ["renamed", "removed"])
+async def test_unsent_bytes_do_not_bring_a_name_back(server: DoubleServer, mount: Mount, away: str) -> None:
+    """Close failed, another host's file took the name, and that left: nothing is sent there later."""
+    async with mount() as paths:
+        await paths.create("f", b"1")
+        server.inject("put", Unreachable("away"), times=2)
+        with pytest.raises(Unreachable):
+            await paths.overwrite("f", b"ours")
+        server.bucket.put("f", b"theirs")
+        await follow(paths)
+        if away == "renamed":
+            await paths.rename("f", "g")
+        else:
+            await paths.unlink("f")
+        await paths.fs.drain(5.0)
+        await follow(paths)
+        assert await paths.ls() == (["g"] if away == "renamed" else [])
+        assert sorted(server.bucket.objects) == await paths.ls()

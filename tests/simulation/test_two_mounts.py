@@ -24,9 +24,19 @@ paths = st.sampled_from(PATHS)
 numbers = st.integers(0, 15)
 mounts = st.sampled_from(("one", "two"))
 
-FILE_VERBS = ("create", "overwrite", "read", "open_read", "open_write", "open_create", "truncate")
+FILE_VERBS = (
+    "create",
+    "create",
+    "create",
+    "overwrite",
+    "read",
+    "open_read",
+    "open_write",
+    "open_create",
+    "truncate",
+)
 HANDLE_VERBS = ("poke", "poke", "cut", "read_open", "flush", "close_one")
-NAME_VERBS = ("stat", "mkdir", "unlink", "rmdir", "chmod", "set_xattr", "drop_xattr")
+NAME_VERBS = ("stat", "mkdir", "mkdir", "unlink", "rmdir", "chmod", "set_xattr", "drop_xattr")
 MOUNT_VERBS = ("poll", "settle", "settle", "drop_caches", "drop_contents", "restart")
 
 REST = Step("nobody", "rest")
@@ -40,7 +50,7 @@ steps = st.one_of(
     st.builds(Step, mounts, st.sampled_from(("rename", "rename", "symlink")), paths, paths),
     st.builds(Step, mounts, st.just("ls"), st.sampled_from(TREES)),
     st.builds(Step, mounts, st.sampled_from(MOUNT_VERBS)),
-    st.builds(Step, st.just("outside"), st.sampled_from(("put", "remove")), paths, number=numbers),
+    st.builds(Step, st.just("outside"), st.sampled_from(("put", "put", "remove")), paths, number=numbers),
     st.builds(Step, st.just("outside"), st.sampled_from(("move", "put_same")), paths, paths),
     st.builds(Step, st.just("outside"), st.just("remove_marker"), st.sampled_from(TREES[1:])),
     st.just(Step("outside", "trim")),
@@ -72,7 +82,7 @@ def play_many(chosen: int, examples: int) -> None:
         phases=(Phase.generate, Phase.shrink),
         suppress_health_check=list(HealthCheck),
     )
-    @given(program=st.lists(steps, min_size=30, max_size=60))
+    @given(program=st.lists(steps, min_size=40, max_size=80))
     def two_mounts(program: list[Step]) -> None:
         play([step for step in program if step != REST])
 
