@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from exaifs.remote.files import FileCatalog
 from tests.contract.catalog_contract import CatalogContract
 from tests.contract.conftest import DoubleWorld
+from tests.contract.files_contract import FilesContract
 from tests.contract.object_contract import ObjectContract
 from tests.contract.provider_contract import ProviderIdContract
+from tests.support.double_files import DoubleFiles
 from tests.support.world import World
 
 pytestmark = pytest.mark.anyio
@@ -29,6 +32,14 @@ class TestCatalog(DoubleFixture, CatalogContract):
 
 class TestProviderIds(DoubleFixture, ProviderIdContract):
     """Provider file ids on the double."""
+
+
+class TestFiles(DoubleFixture, FilesContract):
+    """`FileCatalog` on the double."""
+
+    @pytest.fixture
+    def files(self, double_world: DoubleWorld) -> FileCatalog:
+        return DoubleFiles(double_world.server)
 
 
 class TestCatalogOfAServerThatDropsMetadata(CatalogContract):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 import pytest
 
+from exaifs.remote.files import FileCatalog, SupabaseFiles
+from exaifs.remote.session import open_session
 from tests.contract.catalog_contract import CatalogContract
+from tests.contract.files_contract import FilesContract
 from tests.contract.object_contract import ObjectContract
 from tests.contract.provider_contract import ProviderIdContract
-from tests.support.http_world import HttpWorld
+from tests.support.http_world import BUCKET, HttpWorld, Server
 from tests.support.world import World
 
 pytestmark = [pytest.mark.anyio, pytest.mark.embedded]
@@ -35,3 +40,12 @@ class TestCatalog(EmbeddedFixture, CatalogContract):
 
 class TestProviderIds(EmbeddedFixture, ProviderIdContract):
     """Provider file ids on the embedded server."""
+
+
+class TestFiles(EmbeddedFixture, FilesContract):
+    """`FileCatalog` on the embedded server."""
+
+    @pytest.fixture
+    async def files(self, embedded_server: Server) -> AsyncIterator[FileCatalog]:
+        async with open_session(embedded_server.config(BUCKET)) as session:
+            yield SupabaseFiles(session, BUCKET)

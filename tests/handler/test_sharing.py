@@ -127,6 +127,21 @@ async def test_many_at_once(double: Double, local: Write) -> None:
     assert len(double.server.bucket.objects) == 1
 
 
+async def test_two_programs_send_one_content(double: Double, local: Write) -> None:
+    """Twenty uploads by two programs at the same time: each sends it at most once, all get one id."""
+    path = local("a", DATA)
+    ids: set[str] = set()
+
+    async def upload(service: FileService) -> None:
+        ids.add(await service.upload_file(path, {"continuation_id": "c"}, None))
+
+    async with double.open() as one, double.open() as two, anyio.create_task_group() as tasks:
+        for number in range(20):
+            tasks.start_soon(upload, one if number % 2 else two)
+    assert len(ids) == 1
+    assert double.server.counts["put"] <= 2
+
+
 async def test_a_directory_that_cannot_be(double: Double, tmp_path: Path) -> None:
     """The message names the setting."""
     (tmp_path / "file").write_bytes(b"")
