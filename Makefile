@@ -6,7 +6,7 @@ export EXAIFS_LITE_DIR := $(CURDIR)/.exaifs/lite
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench format clean
+.PHONY: help run test check bench simulate format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,10 @@ check: ## Run the checks only: format, lint, types
 bench: ## Measure speed, memory and freshness (about five minutes)
 	@.ci/bootstrap test
 	@PYTHONPATH=. exec python benchmarks/run.py $(BENCH_ARGS)
+
+simulate: ## Play random programs and storms for SECONDS each (300), or those of SEED only
+	@.ci/bootstrap test
+	@exec env EXAIFS_SIMULATE_S=$(or $(SECONDS),300) EXAIFS_SIMULATE_SEED=$(SEED) pytest -q -s tests/simulation
 
 format: ## Format the code
 	@.ci/bootstrap test
