@@ -196,7 +196,7 @@ class UnifiedFileHandler:
             file_id: which.
             path: its directory exists; what is there is replaced.
             progress: called with (bytes done, bytes in all); it begins again if the file is replaced
-                meanwhile.
+                meanwhile, or arrived damaged.
 
         Raises:
             OSError: the path cannot be written.

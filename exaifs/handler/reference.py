@@ -14,6 +14,7 @@ from exaifs.errors import NotFound
 from exaifs.handler.handler import UnifiedFileHandler
 
 _FILE_ID = "user.exai.file_id"
+_STATE = "user.exai.state"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +87,10 @@ def _look(given: str | Path) -> tuple[Path, str | None]:
     if not any(mount.is_ours and mount.device == number for mount in mountpoint.mounts()):
         return path, None
     try:
-        return path, os.getxattr(path, _FILE_ID).decode()
+        # What is not sent yet is not what its id stands for.
+        is_sent = os.getxattr(path, _STATE) == b"clean"
+        return path, os.getxattr(path, _FILE_ID).decode() if is_sent else None
     except OSError as exc:
-        if exc.errno in {errno.ENODATA, errno.EAGAIN}:  # not sent yet
+        if exc.errno in {errno.ENODATA, errno.EAGAIN}:  # it has none yet
             return path, None
         raise

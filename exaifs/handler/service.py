@@ -20,7 +20,15 @@ from exaifs.cache.clients import ClientCache
 from exaifs.cache.contents import CacheLimits
 from exaifs.cache.localfile import Threads
 from exaifs.config import Config
-from exaifs.errors import ConfigError, IntegrityError, InvalidArgument, NotFound, Stale
+from exaifs.errors import (
+    ConfigError,
+    ExaifsError,
+    IntegrityError,
+    InvalidArgument,
+    NotFound,
+    RemoteError,
+    Stale,
+)
 from exaifs.handler.destination import key_of, prefix_of, wish_of
 from exaifs.handler.info import FileInfo, FilePage, info_of, page_of
 from exaifs.handler.partfile import PartFile
@@ -142,15 +150,14 @@ class FileService:
 
         Args:
             file_id: which.
-            begin: called before the first byte of each version.
+            begin: called before the first byte, and when it begins again.
             take: gets the bytes, in a thread.
             progress: of the version that is read.
         """
         for left in reversed(range(_ATTEMPTS)):
             row = await self._row(file_id)
-            begin()
             try:
-                await self._read(row.record.ref, take, progress)
+                await self._read(row.record.ref, begin, take, progress)
             except Stale:
                 if not left:
                     raise
@@ -158,23 +165,47 @@ class FileService:
                 return info_of(row)
         raise AssertionError("the last attempt returns or raises")
 
-    async def _read(self, ref: ObjectRef, take: Callable[[bytes], object], progress: Progress) -> None:
+    async def _read(
+        self,
+        ref: ObjectRef,
+        begin: Callable[[], object],
+        take: Callable[[bytes], object],
+        progress: Progress,
+    ) -> None:
+        """Read one version, from the cache as far as possible, and compare it with its SHA-256."""
         contents = self._cache.contents
         contents.pin(ref)
         try:
             await self._cache.borrow(ref)
-            digest = hashlib.sha256()
-            for offset in range(0, ref.size_bytes, _STEP_BYTES):
-                data = await contents.read(ref, offset, _STEP_BYTES)
-                await self._threads.run(_take, data, digest.update, take)
-                progress(offset + len(data), ref.size_bytes)
-            if ref.size_bytes == 0:
-                progress(0, 0)
+            for is_last in (False, True):
+                begin()
+                digest = await self._hand_over(ref, take, progress)
+                known = contents.sha256_of(ref)
+                if known in {None, digest}:
+                    return
+                problem = f"{ref.key}: its bytes are not those that its row describes"
+                if is_last:
+                    raise IntegrityError(problem)
+                # Bytes are handed on as they arrive, and were wrong. The next come from a whole copy.
+                try:
+                    await contents.materialize(ref)
+                except (RemoteError, Stale):
+                    raise
+                except ExaifsError as exc:
+                    raise IntegrityError(problem) from exc
         finally:
             contents.unpin(ref)
-        known = contents.sha256_of(ref)
-        if known is not None and digest.hexdigest() != known:
-            raise IntegrityError(f"{ref.key}: its bytes are not those that its row describes")
+
+    async def _hand_over(self, ref: ObjectRef, take: Callable[[bytes], object], progress: Progress) -> str:
+        """Read from the first byte to the last; return the SHA-256 of what was read."""
+        digest = hashlib.sha256()
+        for offset in range(0, ref.size_bytes, _STEP_BYTES):
+            data = await self._cache.contents.read(ref, offset, _STEP_BYTES)
+            await self._threads.run(_take, data, digest.update, take)
+            progress(offset + len(data), ref.size_bytes)
+        if ref.size_bytes == 0:
+            progress(0, 0)
+        return digest.hexdigest()
 
     async def get_provider_file_id(self, file_id: str, provider: str) -> str:
         """Return a provider's id for a file, uploading it there on first use."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import psycopg
 
 from tests.postgres.test_migrations import EARLIER_TABLES
@@ -129,3 +131,24 @@ def test_linking_in_tables_of_the_project(bare_project: Project) -> None:
     file_id = file_of(bare_project, "a")["file_id"]
     assert bare_project.rpc("exaifs_link_conversation", BUCKET, file_id, "c1")["linked"] is True
     assert bare_project.one("SELECT original_name FROM files WHERE id::text = %s", file_id) == "a"
+
+
+def test_linking_while_the_conversation_is_deleted(project: Project) -> None:
+    """Who links and who deletes wait for each other: a link that was reported is there, or went with it."""
+    project.put("a", b"x", upload_of(b"x"))
+    file_id = file_of(project, "a")["file_id"]
+    project.rpc("exaifs_link_conversation", BUCKET, file_id, "c1")
+    answers: list[Json] = []
+    with project.as_service() as connection:
+        connection.execute("DELETE FROM public.conversations WHERE continuation_id = 'c1'")
+        second = threading.Thread(
+            target=lambda: answers.append(project.rpc("exaifs_link_conversation", BUCKET, file_id, "c1")),
+            daemon=True,
+        )
+        second.start()
+        while project.one("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'") == 0:
+            assert second.is_alive()
+        connection.commit()
+    second.join(20)
+    assert [answer["linked"] for answer in answers] == [True]
+    assert project.one("SELECT count(*) FROM conversation_files") == 1

@@ -146,8 +146,9 @@ BEGIN
     IF NOT FOUND THEN
         RETURN NULL;
     END IF;
+    -- Written even if it is there: so it is locked, and cannot be deleted before the link is made.
     INSERT INTO public.conversations (continuation_id) VALUES (p_continuation_id)
-    ON CONFLICT (continuation_id) DO NOTHING;
+    ON CONFLICT (continuation_id) DO UPDATE SET continuation_id = excluded.continuation_id;
 
     -- Both tables name the file by the same id, unless the path was known to the conversations before.
     v_values := jsonb_build_object(
