@@ -6,8 +6,10 @@ here; who sends a file knows better when that is safe.
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from functools import cache
 from typing import Any
 
 import httpx
@@ -27,11 +29,18 @@ _MAX_ANSWER_BYTES = 16 * 1024 * 1024
 _LOOPBACK = ("all://localhost", "all://127.0.0.1", "all://[::1]")
 
 
+@cache
+def _tls() -> ssl.SSLContext:
+    """Read the certificates of this machine once: that takes as long as a request."""
+    return httpx.create_ssl_context()
+
+
 @asynccontextmanager
 async def open_http() -> AsyncIterator[httpx.AsyncClient]:
     """Open the client for all providers; nothing is sent yet."""
     async with httpx.AsyncClient(
         http2=False,
+        verify=_tls(),
         timeout=_ASK_TIMEOUT,
         follow_redirects=False,
         headers={"user-agent": f"exaifs/{__version__}", "accept": "application/json"},
