@@ -6,10 +6,10 @@ export EXAIFS_LITE_DIR := $(CURDIR)/.exaifs/lite
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench simulate format clean
+.PHONY: help run test conformance check bench simulate format clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## Start a local Supabase, mount its bucket at ./files; Ctrl-C stops both
 	@.ci/bootstrap run
@@ -19,6 +19,11 @@ test: ## Run all checks and tests
 	@.ci/bootstrap test
 	@.ci/checks
 	@exec pytest -q $(PYTEST_ARGS)
+
+conformance: ## Compare the mount with a local file system for ten minutes
+	@.ci/bootstrap test
+	@exec env EXAIFS_CONFORMANCE_S=120 EXAIFS_STRESS_S=60 EXAIFS_TEST_NAMES=2000 pytest -q $(PYTEST_ARGS) \
+		tests/conformance tests/mount/test_posix_files.py
 
 check: ## Run the checks only: format, lint, types
 	@.ci/bootstrap test
