@@ -250,6 +250,13 @@ class Index:
         """Tell whether everything was to be listed again after a question was asked."""
         return self._expired_at > view.sequence
 
+    def expire_below(self, prefix: str) -> None:
+        """Do as `expire_all` with a directory and all below."""
+        self._db.execute(
+            "UPDATE loaded SET loaded_at_ns = 0 WHERE prefix >= ? AND prefix < ?",
+            (prefix, upper_bound(prefix)),
+        )
+
     def mark_unloaded(self, prefix: str) -> None:
         """Have a directory listed again when it is needed next."""
         self._db.execute("DELETE FROM loaded WHERE prefix = ?", (prefix,))

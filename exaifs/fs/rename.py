@@ -244,6 +244,10 @@ class Renamer:
                 self._take_on_move(record, old, new)
                 moved.add(record.key)
             self._drop_unmoved(new, moved)
+        except BaseException:
+            # All moved, but what is there was not said: let it be listed anew.
+            self._index.expire_below(new)
+            raise
         finally:
             for inode in below:
                 describe_again(inode)

@@ -201,3 +201,26 @@ async def test_unsent_bytes_do_not_bring_a_name_back(server: DoubleServer, mount
         await follow(paths)
         assert await paths.ls() == (["g"] if away == "renamed" else [])
         assert sorted(server.bucket.objects) == await paths.ls()
+
+
+async def test_a_directory_renamed_without_hearing_what_is_in_it_is_listed_again(
+    server: DoubleServer, mount: Mount
+) -> None:
+    """The objects moved, the listing after that failed: a name that was gone is not kept for ever."""
+    async with mount() as paths:
+        await paths.mkdir("d")
+        await paths.create("d/gone", b"1")
+        server.bucket.remove(["d/gone"])
+        with server.hold("move") as gate:
+            async with trio.open_nursery() as nursery:
+
+                async def rename() -> None:
+                    with pytest.raises(Unreachable):
+                        await paths.rename("d", "e")
+
+                nursery.start_soon(rename)
+                await gate.wait_arrived()
+                server.inject("list_tree", Unreachable("lost"))
+                gate.open()
+        await follow(paths)
+        assert await paths.ls("e") == []
