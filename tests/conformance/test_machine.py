@@ -12,7 +12,7 @@ from tests.support.twins import Twins
 
 pytestmark = [pytest.mark.mount, pytest.mark.embedded]
 
-SECONDS = float(os.environ.get("EXAIFS_CONFORMANCE_S", "4"))
+SECONDS = float(os.environ.get("EXAIFS_CONFORMANCE_S", "2.5"))
 FIRST_SEED = int(os.environ.get("EXAIFS_CONFORMANCE_SEED", "1"))
 STEPS = 400
 

@@ -256,7 +256,7 @@ def test_eight_processes(twins: Twins) -> None:
     writer = """
 import os, sys
 base, me = sys.argv[1], sys.argv[2]
-for number in range(15):
+for number in range(8):
     data = bytes([65 + number]) * 50_000
     with open(f"{base}/{me}.new", "wb") as file:
         file.write(data)
@@ -268,7 +268,7 @@ for number in range(15):
 import sys
 base, me = sys.argv[1], sys.argv[2]
 seen = 0
-while seen < 40:
+while seen < 25:
     try:
         with open(f"{base}/{me}", "rb") as file:
             data = file.read()
@@ -284,7 +284,7 @@ while seen < 40:
     ]
     assert within(120, lambda: _all_end(processes, 110)) == [b""] * 8
     lines = within(10, (twins.remote / "log").read_text).splitlines()
-    assert sorted(lines) == sorted(f"{me} {number}" for me in range(4) for number in range(15))
+    assert sorted(lines) == sorted(f"{me} {number}" for me in range(4) for number in range(8))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
