@@ -242,13 +242,17 @@ class Index:
 
         Listings that are on their way count as older than this.
         """
-        self._sequence += 1
-        self._expired_at = self._sequence
+        self.outdate_listings()
         self._db.execute("UPDATE loaded SET loaded_at_ns = 0")
 
     def is_expired(self, view: View) -> bool:
         """Tell whether everything was to be listed again after a question was asked."""
         return self._expired_at > view.sequence
+
+    def outdate_listings(self) -> None:
+        """Have listings that are on their way done again: who knows whether a change of ours happened."""
+        self._sequence += 1
+        self._expired_at = self._sequence
 
     def expire_below(self, prefix: str) -> None:
         """Do as `expire_all` with a directory and all below."""

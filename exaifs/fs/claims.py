@@ -44,6 +44,9 @@ class Claims:
             self._index.claim(key)
         try:
             yield
+        except BaseException:
+            self._index.outdate_listings()
+            raise
         finally:
             for key in keys:
                 self._index.release(key)

@@ -224,3 +224,29 @@ async def test_a_directory_renamed_without_hearing_what_is_in_it_is_listed_again
                 gate.open()
         await follow(paths)
         assert await paths.ls("e") == []
+
+
+async def test_a_directory_whose_making_had_no_answer_is_found_by_the_listing(
+    server: DoubleServer, mount: Mount
+) -> None:
+    """A listing that was under way when mkdir failed knows better, and is not passed over."""
+    async with mount() as paths:
+        assert await paths.ls() == []
+
+        async def mkdir() -> None:
+            with pytest.raises(Unreachable):
+                await paths.mkdir("d")
+
+        async with trio.open_nursery() as nursery:
+            with server.hold("commit") as commit, server.hold("list_directory") as listing:
+                nursery.start_soon(mkdir)
+                await commit.wait_arrived()
+                server.bucket.put("other", b"1")
+                server.bucket.trim_log()
+                await paths.fs.feed.poll()
+                await listing.wait_arrived()
+                server.inject("commit", Unreachable("the answer was lost"))
+                commit.open()
+                await trio.testing.wait_all_tasks_blocked()
+        await follow(paths)
+        assert await paths.ls() == ["d", "other"]
