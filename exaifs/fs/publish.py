@@ -17,7 +17,7 @@ import trio
 
 from exaifs.cache.entries import Entry, own_write
 from exaifs.cache.merge import Difference, merge_changes
-from exaifs.errors import ExaifsError, FileTooLarge, NotFound, Rejected, RemoteError
+from exaifs.errors import ExaifsError, FileTooLarge, NameTooLong, NotFound, Rejected, RemoteError
 from exaifs.fs.core import Core
 from exaifs.fs.inodes import Inode
 from exaifs.fs.leftovers import describe, forget, set_aside
@@ -108,7 +108,7 @@ class Publisher:
                 self._take_on(inode, draft, await self._send(inode, draft))
         except ExaifsError as exc:
             inode.failure = str(exc)
-            staged.refused = isinstance(exc, FileTooLarge | Rejected)
+            staged.refused = isinstance(exc, FileTooLarge | NameTooLong | Rejected)
             if isinstance(exc, RemoteError) and exc.temporary:
                 self._contact.failed(exc)
             self._wake.set()
