@@ -165,6 +165,9 @@ class Renamer:
         else:
             fresh = self._moved(fresh, record)
         if target is not None:
+            if source.staged is not None and target.staged is not None:
+                # What may be there from the target is ours to replace, too.
+                source.staged.write_ids[:0] = target.staged.write_ids
             self._remover.discard(target)
         self._index.rename(old, fresh)
         if fresh.ino == old.ino:

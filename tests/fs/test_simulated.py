@@ -250,3 +250,19 @@ async def test_a_directory_whose_making_had_no_answer_is_found_by_the_listing(
                 await trio.testing.wait_all_tasks_blocked()
         await follow(paths)
         assert await paths.ls() == ["d", "other"]
+
+
+async def test_an_unsent_file_replaces_one_whose_upload_had_no_answer(
+    server: DoubleServer, mount: Mount
+) -> None:
+    """Renamed over it: what had arrived of the target is ours, not another host's."""
+    async with mount() as paths:
+        server.inject("put", Unreachable("the answer was lost"), times=4, after=True)
+        for name in ("target", "source"):
+            with pytest.raises(Unreachable):
+                await paths.create(name, name.encode())
+        await paths.rename("source", "target")
+        assert await paths.fs.drain(5.0) == 0
+        await follow(paths)
+        assert await paths.read("target") == b"source"
+        assert server.bucket.objects["target"].data == b"source"
