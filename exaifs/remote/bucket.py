@@ -32,6 +32,7 @@ from exaifs.remote.download import EmptyDownload, Extent, HttpDownload, extent_o
 from exaifs.remote.failures import failure_of, storage_error, translated
 from exaifs.remote.interface import Body, Download, Upload
 from exaifs.remote.session import Session, json_of
+from exaifs.remote.streams import BodyStream
 from exaifs.remote.wire import foreign_answer, quote_key, upload_headers
 
 _log = structlog.get_logger(__name__)
@@ -70,7 +71,7 @@ class SupabaseBucket:
             headers={**self._session.auth_headers, **headers},
             timeout=self._session.timeouts(read_s=self._session.slow_timeout_s),
         )
-        request.stream = _BodyStream(body)
+        request.stream = BodyStream(body)
         what = f"PUT {key}"
         with translated(what):
             response = await self._session.http.send(request)
@@ -303,13 +304,3 @@ def _long_names_explained(key: str) -> Iterator[None]:
             f"{key}: a component of the key has {longest} bytes, and this storage server takes no more "
             f"than {MAX_NAME_BYTES}"
         ) from exc
-
-
-class _BodyStream(httpx.AsyncByteStream):
-    """A body as httpx streams it, without its generator around: see `bodies`."""
-
-    def __init__(self, body: Body) -> None:
-        self._body = body
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self._body.chunks()

@@ -21,6 +21,7 @@ from exaifs.config import Config
 from exaifs.errors import Unreachable
 from exaifs.remote.failures import failure_of, rest_error, storage_error, translated
 from exaifs.remote.retry import RetryPolicy
+from exaifs.remote.streams import without_generator
 from exaifs.remote.wire import foreign_answer
 
 _CONNECTIONS = 16
@@ -154,7 +155,7 @@ async def open_session(config: Config) -> AsyncIterator[Session]:
         # A proxy from the environment serves the way out, never the way to this machine.
         trust_env=not config.is_local_server,
         headers={"user-agent": f"exaifs/{__version__}"},
-        event_hooks={"response": [_check_rest]},
+        event_hooks={"request": [without_generator], "response": [_check_rest]},
     ) as http:
         yield Session(
             http=http,
