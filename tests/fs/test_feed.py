@@ -12,16 +12,9 @@ from exaifs.fs.invalidation import Invalidation, StaleAttributes, StaleName
 from exaifs.model import AttributeChange
 from tests.fs.conftest import Mount
 from tests.support.double import DoubleServer
-from tests.support.paths import CALLER, Paths
+from tests.support.paths import CALLER, Paths, follow
 
 pytestmark = pytest.mark.anyio
-
-
-async def follow(paths: Paths) -> None:
-    """Take in everything up to now."""
-    with trio.fail_after(5):
-        while await paths.fs.feed.poll():
-            pass
 
 
 async def told(paths: Paths) -> set[Invalidation]:

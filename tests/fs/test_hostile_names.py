@@ -16,9 +16,9 @@ from exaifs.fs.invalidation import StaleName
 from exaifs.model import ROOT_INO, AttributeChange
 from exaifs.names import PLACEHOLDER
 from tests.fs.conftest import Mount
-from tests.fs.test_feed import follow, told
+from tests.fs.test_feed import told
 from tests.support.double import DoubleServer
-from tests.support.paths import Paths
+from tests.support.paths import Paths, follow
 
 pytestmark = pytest.mark.anyio
 

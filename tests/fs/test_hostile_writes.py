@@ -18,8 +18,9 @@ from exaifs.fs.staging import Staged
 from exaifs.model import ROOT_INO, AttributeChange, Posix
 from exaifs.remote.interface import Upload
 from tests.fs.conftest import Mount
-from tests.fs.test_feed import follow, told
+from tests.fs.test_feed import told
 from tests.support.double import DoubleServer
+from tests.support.paths import follow
 
 pytestmark = pytest.mark.anyio
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import itertools
 
 import pytest
-import trio
 
 from exaifs.cache.survey import OddNames
 from exaifs.errors import NotEmpty, NotFound
 from tests.fs.conftest import Mount
 from tests.support.double import DoubleServer
-from tests.support.paths import Paths
+from tests.support.paths import Paths, follow
 
 pytestmark = pytest.mark.anyio
 
@@ -26,13 +25,6 @@ UNSHOWN = {
     ".exaifs/status.json": "reserved_name",
     f"a/{'n' * 256}": "long_name",
 }
-
-
-async def follow(paths: Paths) -> None:
-    """Take in everything up to now."""
-    with trio.fail_after(5):
-        while await paths.fs.feed.poll():
-            pass
 
 
 def odd(paths: Paths) -> dict[str, OddNames]:

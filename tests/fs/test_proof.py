@@ -6,7 +6,6 @@ import copy
 import time
 
 import pytest
-import trio
 
 from exaifs.errors import (
     Busy,
@@ -20,7 +19,7 @@ from exaifs.errors import (
 )
 from tests.fs.conftest import Mount
 from tests.support.double import DoubleServer
-from tests.support.paths import Paths
+from tests.support.paths import follow
 
 pytestmark = pytest.mark.anyio
 
@@ -33,13 +32,6 @@ TROUBLE: list[ExaifsError] = [
     Busy("503"),
     IntegrityError("half a page"),
 ]
-
-
-async def follow(paths: Paths) -> None:
-    """Take in everything up to now."""
-    with trio.fail_after(5):
-        while await paths.fs.feed.poll():
-            pass
 
 
 @pytest.mark.parametrize("with_feed", [True, False])

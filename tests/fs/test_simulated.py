@@ -13,16 +13,9 @@ from exaifs.model import AttributeChange
 from exaifs.names import PLACEHOLDER
 from tests.fs.conftest import Mount
 from tests.support.double import DoubleServer
-from tests.support.paths import CALLER, Paths
+from tests.support.paths import CALLER, follow
 
 pytestmark = pytest.mark.anyio
-
-
-async def follow(paths: Paths) -> None:
-    """Take in everything up to now."""
-    with trio.fail_after(5):
-        while await paths.fs.feed.poll():
-            pass
 
 
 async def descriptors() -> list[trio.Path]:

@@ -25,18 +25,11 @@ from exaifs.errors import (
 from exaifs.model import ROOT_INO, AttributeChange, Handle, Ino
 from tests.fs.conftest import Mount
 from tests.support.double import DoubleServer
-from tests.support.paths import CALLER, Paths
+from tests.support.paths import CALLER, Paths, follow
 
 pytestmark = pytest.mark.anyio
 
 STATUS = ".exaifs/status.json"
-
-
-async def follow(paths: Paths) -> None:
-    """Take in everything up to now."""
-    with trio.fail_after(5):
-        while await paths.fs.feed.poll():
-            pass
 
 
 async def reach(paths: Paths, state: str) -> None:

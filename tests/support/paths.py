@@ -9,6 +9,8 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import trio
+
 from exaifs.fs.filesystem import FileSystem
 from exaifs.model import ROOT_INO, AttributeChange, Attributes, Caller, Handle, Ino
 
@@ -148,3 +150,10 @@ class Paths:
     async def removexattr(self, path: str, name: str) -> None:
         async with self.inode(path) as ino:
             await self.fs.xattrs.remove(ino, name.encode())
+
+
+async def follow(paths: Paths) -> None:
+    """Take in everything up to now."""
+    with trio.fail_after(5):
+        while await paths.fs.feed.poll():
+            pass
