@@ -3,6 +3,7 @@
     ExaifsError                      EIO
     ├── ConfigError                  (command line only: exit code 2)
     ├── MountError                   (command line only: exit code 4)
+    │   └── JournalError             the journal of unsent writes cannot be read by this version
     ├── EmbeddedError                (command line only: exit code 1)
     ├── NotFound                     ENOENT   absence is proven (promise 3)
     ├── Exists                       EEXIST
@@ -54,6 +55,10 @@ class ConfigError(ExaifsError):
 
 class MountError(ExaifsError):
     """The mount cannot be made: /dev/fuse, the mountpoint or the cache directory is in the way."""
+
+
+class JournalError(MountError):
+    """The journal of unsent writes is of a newer format; nothing of it may be lost by going on."""
 
 
 class EmbeddedError(ExaifsError):

@@ -17,11 +17,12 @@ import json
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from exaifs.cache.entries import COLUMNS, Entry, from_row, to_row
+from exaifs.cache.keyset import KeySet
 from exaifs.cache.oddkeys import OddKeys
 from exaifs.model import ROOT_INO, Ino, Posix
 from exaifs.names import split_key
@@ -62,7 +63,7 @@ class Index:
         self._sequence = 0
         self._touched: dict[str, int] = {}
         self._touched_prefixes: dict[str, int] = {}
-        self._claims: Counter[str] = Counter()
+        self._claims = KeySet()
         self._listed: Counter[str] = Counter()
         self._expired_at = -1
         self._open_views = 0
@@ -194,6 +195,10 @@ class Index:
 
     # -- changes made here -------------------------------------------------------------------------
 
+    def reserve_ino(self, ino: Ino) -> None:
+        """Never allocate a number up to this one."""
+        self._next_ino = max(self._next_ino, ino + 1)
+
     def allocate_ino(self) -> Ino:
         """Return an inode number that no entry has had since the index was opened."""
         ino = Ino(self._next_ino)
@@ -265,9 +270,9 @@ class Index:
         """Have a directory listed again when it is needed next."""
         self._db.execute("DELETE FROM loaded WHERE prefix = ?", (prefix,))
 
-    def drop_pending(self) -> list[Entry]:
-        """Forget names of an earlier run that never reached the bucket; return them."""
-        gone = self._all("pending")
+    def drop_pending(self, kept: Collection[Ino] = ()) -> list[Entry]:
+        """Forget names of an earlier run that never reached the bucket, but for some; return them."""
+        gone = [entry for entry in self._all("pending") if entry.ino not in kept]
         with self.transaction():
             for entry in gone:
                 self.delete(entry)
@@ -304,13 +309,11 @@ class Index:
 
     def claim(self, key: str) -> None:
         """Have answers leave a key alone, or with a final slash all keys below; see `fs.claims`."""
-        self._claims[key] += 1
+        self._claims.add(key)
 
     def release(self, key: str) -> None:
         """Undo one `claim`; answers asked for before now still leave the key alone."""
-        self._claims[key] -= 1
-        if not self._claims[key]:
-            del self._claims[key]
+        self._claims.discard(key)
         self._sequence += 1
         if self._open_views:
             touched = self._touched_prefixes if key.endswith("/") else self._touched
@@ -318,18 +321,11 @@ class Index:
 
     def is_claimed(self, key: str) -> bool:
         """Tell whether a key is being changed from here."""
-        return key in self._claims or any(
-            claim.endswith("/") and key.startswith(claim) for claim in self._claims
-        )
+        return self._claims.covers(key)
 
     def is_being_listed(self, key: str) -> bool:
         """Tell whether a listing of a directory on the way to a key is under way."""
         return any(key.startswith(prefix) for prefix in self._listed)
-
-    def is_busy(self, key: str) -> bool:
-        """Tell whether a key, a directory above it, or anything below it is being changed from here."""
-        below = key.endswith("/") and any(claim.startswith(key) for claim in self._claims)
-        return below or self.is_claimed(key)
 
     def is_renamed(self, prefix: str, view: View) -> bool:
         """Tell whether a directory was, or is being, renamed after a question was asked."""

@@ -6,7 +6,7 @@ again later. A claimed prefix covers everything below.
 
 Who claims waits until nobody else has a claim on the same key, on a directory above it, or below it: so
 nothing is sent to a key that a directory rename is taking away. Nobody waits while holding a claim, so
-waiting ends.
+waiting ends. (What waits in the outbox keeps answers away as well, but nobody waits for that here.)
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager
 import trio
 
 from exaifs.cache.index import Index
+from exaifs.cache.keyset import KeySet
 
 
 class Claims:
@@ -28,6 +29,7 @@ class Claims:
 
     def __init__(self, index: Index) -> None:
         self._index = index
+        self._held = KeySet()
         self._released = trio.Event()
 
     @asynccontextmanager
@@ -37,10 +39,11 @@ class Claims:
         Args:
             wanted: returns the keys; asked again after each wait, as a rename may have changed them.
         """
-        while any(self._index.is_busy(key) for key in wanted()):
+        while any(self._held.overlaps(key) for key in wanted()):
             await self._released.wait()
         keys = wanted()
         for key in keys:
+            self._held.add(key)
             self._index.claim(key)
         try:
             yield
@@ -49,11 +52,12 @@ class Claims:
             raise
         finally:
             for key in keys:
+                self._held.discard(key)
                 self._index.release(key)
             self._released.set()
             self._released = trio.Event()
 
     async def wait_free(self, prefix: str) -> None:
         """Return once no directory rename covers a prefix; a checkpoint only if one does."""
-        while self._index.is_claimed(prefix):
+        while self._held.covers(prefix):
             await self._released.wait()
