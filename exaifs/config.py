@@ -90,6 +90,16 @@ class Config(BaseSettings):
     url_lifetime_s: int = Field(
         default=3600, ge=1, le=7 * 86400, validation_alias=_names("EXAIFS_URL_LIFETIME_S")
     )
+    write_mode: Literal["through", "back"] = Field(
+        default="through", validation_alias=_names("EXAIFS_WRITE_MODE")
+    )
+    write_back_s: float = Field(default=2.0, ge=0, validation_alias=_names("EXAIFS_WRITE_BACK_S"))
+    offline_writes: Literal["journal", "refuse"] = Field(
+        default="journal", validation_alias=_names("EXAIFS_OFFLINE_WRITES")
+    )
+    conflict: Literal["last-close", "refuse"] = Field(
+        default="last-close", validation_alias=_names("EXAIFS_CONFLICT")
+    )
     drain_timeout_s: float = Field(default=25.0, ge=0, validation_alias=_names("EXAIFS_DRAIN_TIMEOUT_S"))
     require_online: bool = Field(default=False, validation_alias=_names("EXAIFS_REQUIRE_ONLINE"))
     log_level: Literal["debug", "info", "warning", "error"] = Field(
@@ -168,6 +178,11 @@ class Config(BaseSettings):
                 f"cannot read the key file {self.supabase_key_file}: {exc}. "
                 "Point SUPABASE_SERVICE_ROLE_KEY_FILE at a file that holds only the key."
             ) from exc
+
+    @property
+    def may_keep(self) -> bool:
+        """Whether anything may be acknowledged that is in the local journal only."""
+        return self.offline_writes == "journal" or self.write_mode == "back"
 
     @property
     def is_local_server(self) -> bool:

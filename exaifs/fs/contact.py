@@ -8,7 +8,7 @@ from collections.abc import Callable
 import structlog
 import trio
 
-from exaifs.errors import RemoteError
+from exaifs.errors import BucketMissing, Busy, RemoteError, SchemaMissing, Unauthorized, Unreachable
 
 _log = structlog.get_logger(__name__)
 
@@ -17,6 +17,17 @@ _FEED_PATIENCE_S = 1.0
 
 OFFLINE_RETRY_S = 5.0
 """While Supabase is away, ask again this often instead of making every look-up wait."""
+
+
+def is_away(exc: BaseException) -> bool:
+    """Tell whether an error means that Supabase cannot be used now, and may be used again later.
+
+    A key that expired, a paused project and a schema that is gone are somebody's to mend; until then what
+    is written waits, as it does while nobody answers.
+    """
+    if isinstance(exc, Unauthorized | BucketMissing | SchemaMissing):
+        return True
+    return isinstance(exc, RemoteError) and exc.temporary
 
 
 class Contact:
@@ -32,6 +43,16 @@ class Contact:
         self._followed_until = float("-inf")
         self._feed_known = trio.Event()
         self._feed_known.set()
+        self._back: list[Callable[[], None]] = []
+
+    @property
+    def offline(self) -> bool:
+        """Whether Supabase did not answer when it was asked last."""
+        return self.offline_since_ns is not None
+
+    def on_return(self, act: Callable[[], None]) -> None:
+        """Have something called whenever Supabase answers again."""
+        self._back.append(act)
 
     @property
     def worth_trying(self) -> bool:
@@ -67,10 +88,23 @@ class Contact:
     def succeeded(self) -> None:
         """Supabase answered."""
         self.last_answer_ns = time.time_ns()
-        if self.offline_since_ns is not None:
-            _log.info("Supabase answers again")
+        if self.offline_since_ns is None:
+            return
+        _log.info("Supabase answers again")
         self.offline_since_ns = None
         self.problem = None
+        for act in self._back:
+            act()
+
+    def refusal(self) -> RemoteError:
+        """Return the error of a change that is not to wait until Supabase is back."""
+        text = f"{self.problem}; EXAIFS_OFFLINE_WRITES=refuse keeps nothing for later"
+        return Unauthorized(text) if isinstance(self.problem, Unauthorized) else Unreachable(text)
+
+    def note(self, exc: BaseException) -> None:
+        """Take notice of what a change ran into; trouble with one object is not absence."""
+        if isinstance(exc, RemoteError) and is_away(exc) and not isinstance(exc, Busy):
+            self.failed(exc)
 
     def failed(self, exc: RemoteError) -> None:
         """Supabase did not answer, or not as it should."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from exaifs.cache.contents import ContentStore
 from exaifs.cache.index import Index
 from exaifs.errors import ReadOnly
+from exaifs.fs.changes import Changes
 from exaifs.fs.claims import Claims
 from exaifs.fs.contact import Contact
 from exaifs.fs.inodes import InodeTable
@@ -23,6 +24,7 @@ class Core:
     contents: ContentStore
     contact: Contact
     claims: Claims
+    changes: Changes
     read_only: bool
 
     def check_writable(self) -> None:

@@ -173,7 +173,7 @@ class Files:
         return await self._writer.write(opened.inode, offset, data)
 
     async def flush(self, fh: Handle) -> None:
-        """close(2) of one descriptor: its bytes are in Supabase when this returns.
+        """close(2) of one descriptor: its bytes are in Supabase, or in the journal, when this returns.
 
         Raises:
             ExaifsError: they are not; the staged copy is kept and sent later.
@@ -181,19 +181,23 @@ class Files:
         if is_virtual(fh):
             return
         opened = self._handles.file(fh)
-        if opened.answerable:
-            await self._publish(opened.inode)
+        inode = opened.inode
+        if opened.answerable and inode.dirty:
+            async with inode.lock:
+                await self._publisher.close(inode)
 
     async def fsync(self, fh: Handle, _datasync: bool) -> None:  # noqa: FBT001  # pyfuse3's signature
-        """Make what was written durable: it is in Supabase when this returns."""
-        if not is_virtual(fh):
-            await self._publish(self._handles.file(fh).inode)
+        """Make what was written durable: it is in the journal when this returns, and is sent soon.
 
-    async def _publish(self, inode: Inode) -> None:
-        if not inode.dirty:
+        Raises:
+            NoSpace, ExaifsError: the local disk refuses.
+        """
+        if is_virtual(fh):
             return
-        async with inode.lock:
-            await self._publisher.publish(inode)
+        inode = self._handles.file(fh).inode
+        if inode.dirty:
+            async with inode.lock:
+                await self._publisher.keep(inode)
 
     async def release(self, fh: Handle) -> None:
         """The last reference to a handle is gone; errors reach nobody, so nothing is lost here."""
@@ -206,5 +210,5 @@ class Files:
         if opened.was_read and not inode.unlinked:
             self._counters.count(inode.entry.key)
         if inode.opens == 0 and inode.staged is not None:
-            await self._publisher.finish(inode, wrote=opened.answerable)
+            await self._publisher.finish(inode)
         self._table.release(inode)

@@ -14,9 +14,12 @@ import trio
 from exaifs.cache.contents import CacheLimits, ContentStore
 from exaifs.cache.database import open_database
 from exaifs.cache.index import Index
+from exaifs.cache.journal import Journal, open_journal
 from exaifs.cache.merge import Difference
 from exaifs.cache.survey import Survey
 from exaifs.config import MIB, Config
+from exaifs.fs.carrier import Carrier
+from exaifs.fs.changes import Changes
 from exaifs.fs.claims import Claims
 from exaifs.fs.contact import Contact
 from exaifs.fs.core import Core
@@ -27,16 +30,15 @@ from exaifs.fs.files import Files
 from exaifs.fs.handles import HandleTable
 from exaifs.fs.inodes import InodeTable, Ownership
 from exaifs.fs.invalidation import Invalidations
-from exaifs.fs.leftovers import adopt
 from exaifs.fs.markers import Markers
 from exaifs.fs.namespace import Namespace
+from exaifs.fs.outbox import Outbox
 from exaifs.fs.provider_ids import OpenProviderIds, OutsideAttributes, ProviderIds
-from exaifs.fs.publish import Publisher
 from exaifs.fs.removal import Remover
 from exaifs.fs.rename import Renamer
 from exaifs.fs.status import Reporter, Status
 from exaifs.fs.virtual import VirtualFiles
-from exaifs.fs.writing import Writer
+from exaifs.fs.writepath import WritePath, make_directories
 from exaifs.fs.xattrs import Xattrs
 from exaifs.remote.interface import Hello, Remote
 
@@ -58,7 +60,8 @@ class FileSystem:
         remote: the bucket.
         database: from `open_database`.
         contents: the content tiers.
-        staging_directory: for staged files; on the content directory's file system.
+        journal: what is not in Supabase yet.
+        cache_directory: holds `staging/` and `conflicts/`.
         size_limit_bytes: the bucket's limit, where known.
         mountpoint: for the status.
         providers: file ids at providers; None where none is configured.
@@ -70,8 +73,9 @@ class FileSystem:
         remote: Remote,
         database: sqlite3.Connection,
         contents: ContentStore,
+        journal: Journal,
         *,
-        staging_directory: Path,
+        cache_directory: Path,
         size_limit_bytes: int | None,
         mountpoint: Path | None = None,
         providers: ProviderIds | None = None,
@@ -83,41 +87,46 @@ class FileSystem:
         uid = os.getuid() if config.uid is None else config.uid
         gid = os.getgid() if config.gid is None else config.gid
         table = InodeTable(index, Ownership(uid, gid, config.umask))
-        self.core = core = Core(remote, index, table, contents, Contact(), Claims(index), config.read_only)
+        contact = Contact()
+        changes = Changes(Carrier(remote), Outbox(journal, index), contact, may_wait=config.may_keep)
+        self.core = core = Core(
+            remote, index, table, contents, contact, Claims(index), changes, config.read_only
+        )
         handles = HandleTable()
         virtual = VirtualFiles(lambda: self.status().to_bytes(), uid=uid, gid=gid, umask=config.umask)
         self.invalidations = Invalidations(index)
         self.directories = Directories(core, config.freshness_s, self._changed)
         self._gap = trio.Event()
-        self.feed = Feed(
-            core,
-            config.freshness_s,
-            on_change=self._changed,
-            on_gap=self._note_gap,
-            on_loss=self._distrust,
-        )
+        self.feed = self._new_feed(core, config.freshness_s)
         markers = Markers(core)
-        self._publisher = Publisher(core, size_limit_bytes, self._changed)
+        self.writes = writes = WritePath(
+            config,
+            core,
+            self.directories,
+            cache_directory=cache_directory,
+            size_limit_bytes=size_limit_bytes,
+            on_change=self._changed,
+        )
         self._counters = AccessCounters(remote.catalog)
-        writer = Writer(contents, self._publisher, staging_directory)
         remover = Remover(core, self.directories, markers)
         self.namespace = Namespace(
             core,
             handles,
             self.directories,
             markers=markers,
-            publisher=self._publisher,
-            writer=writer,
+            publisher=writes.publisher,
+            writer=writes.writer,
             remover=remover,
-            renamer=Renamer(core, self.directories, markers, remover),
+            renamer=Renamer(core, self.directories, markers, remover, writes.keeper),
+            keeper=writes.keeper,
             virtual=virtual,
         )
         self.files = Files(
             core,
             handles,
             self.namespace,
-            publisher=self._publisher,
-            writer=writer,
+            publisher=writes.publisher,
+            writer=writes.writer,
             counters=self._counters,
             virtual=virtual,
             revalidate=self.directories.revalidate,
@@ -125,12 +134,14 @@ class FileSystem:
         )
         owners = frozenset({uid, os.getuid()})
         outside = OutsideAttributes(core, providers, owners=owners, url_lifetime_s=config.url_lifetime_s)
-        self.xattrs = Xattrs(core, self.namespace, outside)
+        self.xattrs = Xattrs(core, self.namespace, outside, writes.keeper)
         self._reporter = Reporter(
             config, mountpoint, core=core, feed=self.feed, survey=self.survey, counters=self._counters
         )
-        if adopt(staging_directory, index, table):
-            self._publisher.resume()
+
+    def _new_feed(self, core: Core, pace_s: float) -> Feed:
+        on_gap, on_loss = self._note_gap, self._distrust
+        return Feed(core, pace_s, on_change=self._changed, on_gap=on_gap, on_loss=on_loss)
 
     @classmethod
     @asynccontextmanager
@@ -154,14 +165,15 @@ class FileSystem:
             mountpoint: for the status.
             open_providers: opens the file ids at providers; None where none is configured.
         """
-        staging = cache_directory / "staging"
-        staging.mkdir(mode=0o700, exist_ok=True)
+        make_directories(cache_directory)
+        journal, records = open_journal(cache_directory / "journal")
         limits = CacheLimits(
             memory_bytes=config.memory_cache_bytes,
             disk_bytes=config.disk_cache_mb * MIB,
             max_age_s=config.cache_age_days * _DAY_S,
         )
         async with AsyncExitStack() as stack:
+            stack.callback(journal.close)
             database = stack.enter_context(
                 closing(open_database(cache_directory / "index.db", remote.identity))
             )
@@ -171,16 +183,19 @@ class FileSystem:
             providers = None
             if open_providers is not None:
                 providers = await stack.enter_async_context(open_providers(remote, contents))
-            yield cls(
+            fs = cls(
                 config,
                 remote,
                 database,
                 contents,
-                staging_directory=staging,
+                journal,
+                cache_directory=cache_directory,
                 size_limit_bytes=None if hello is None else hello.size_limit_bytes,
                 mountpoint=mountpoint,
                 providers=providers,
             )
+            await fs.writes.adopt(records)
+            yield fs
 
     @property
     def entry_timeout_s(self) -> float:
@@ -203,16 +218,16 @@ class FileSystem:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Work in the background until cancelled."""
         async with trio.open_nursery() as nursery:
-            await nursery.start(self._publisher.run)
+            await nursery.start(self.writes.sender.run)
             await nursery.start(self._counters.run)
             await nursery.start(self.feed.run)
             nursery.start_soon(self._close_gaps)
             task_status.started()
 
     async def drain(self, deadline_s: float) -> int:
-        """Send what is dirty and the counters; return how many files are left unsent."""
+        """Send what waits and the counters; return how many files and operations are left unsent."""
         end = trio.current_time() + deadline_s
-        left = await self._publisher.drain(deadline_s)
+        left = await self.writes.sender.drain(deadline_s)
         with trio.move_on_at(end):
             await self._counters.flush()
         return left

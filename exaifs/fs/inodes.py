@@ -90,7 +90,7 @@ class Inode:
     @property
     def may_be_stored(self) -> bool:
         """Whether the bucket has, or may have, an object of this key from here."""
-        return not self.entry.pending or (self.staged is not None and self.staged.write_ids != [])
+        return not self.entry.pending or (self.staged is not None and self.staged.tried)
 
     @property
     def size_bytes(self) -> int:

@@ -6,19 +6,10 @@ exists only through its files gets one before its last file leaves, or when it n
 
 from __future__ import annotations
 
-import hashlib
-import secrets
+from dataclasses import replace
 
 from exaifs.cache.entries import Entry, with_marker
 from exaifs.fs.core import Core
-from exaifs.model import Posix
-from exaifs.remote.bodies import BytesBody
-from exaifs.remote.interface import Upload
-
-_EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
-
-# Buckets may restrict MIME types; the dashboard's own markers have this one.
-_MIME = "application/octet-stream"
 
 
 class Markers:
@@ -29,17 +20,20 @@ class Markers:
     """
 
     def __init__(self, core: Core) -> None:
-        self._remote = core.remote
         self._index = core.index
         self._table = core.table
         self._claims = core.claims
+        self._changes = core.changes
 
-    async def write(self, directory: Entry, posix: Posix) -> Entry:
-        """Put a directory's marker and return its entry, not yet in the index."""
-        upload = Upload(_EMPTY_SHA256, _MIME, posix, secrets.token_hex(16), size_bytes=0)
-        await self._remote.objects.put(directory.marker_key, BytesBody(b""), upload)
-        record = await self._remote.catalog.commit(directory.marker_key, upload)
-        return with_marker(directory, record)
+    async def make(self, directory: Entry) -> Entry:
+        """Mark a directory that was just made here, and return its entry, not yet in the index.
+
+        It stays pending while its marker waits to be written.
+        """
+        record = await self._changes.mark(directory, directory.posix, is_new=True)
+        if record is None:
+            return replace(directory, marker=True)
+        return replace(with_marker(directory, record), pending=False, posix=directory.posix)
 
     async def ensure(self, prefix: str) -> Entry | None:
         """Give a directory a marker if it has none; return its newest entry."""
@@ -51,7 +45,10 @@ class Markers:
             directory = self._index.directory(prefix)
             if directory is None or directory.marker:
                 return directory
-            marked = await self.write(directory, directory.posix)
+            record = await self._changes.mark(directory, directory.posix, is_new=False)
+            # Names may have come and gone meanwhile, and changed the directory's times.
+            directory = self._index.directory(prefix) or directory
+            marked = replace(directory, marker=True) if record is None else with_marker(directory, record)
             if self._index.directory(prefix) is not None:
                 self._table.put(marked)
         return marked
@@ -66,4 +63,4 @@ class Markers:
     async def remove(self, directory: Entry) -> None:
         """Delete a directory's marker, if it has one."""
         if directory.marker:
-            await self._remote.objects.remove([directory.marker_key])
+            await self._changes.unmark(directory)

@@ -18,7 +18,7 @@ from exaifs.fs.core import Core
 from exaifs.fs.directories import Directories, touched
 from exaifs.fs.handles import DirectoryEntry, HandleTable
 from exaifs.fs.inodes import Inode
-from exaifs.fs.leftovers import describe_again
+from exaifs.fs.keeping import Keeper
 from exaifs.fs.listing import Lister
 from exaifs.fs.markers import Markers
 from exaifs.fs.publish import Publisher
@@ -75,13 +75,13 @@ class Namespace:
         writer: Writer,
         remover: Remover,
         renamer: Renamer,
+        keeper: Keeper,
         virtual: VirtualFiles,
     ) -> None:
         self._core = core
         self._index = core.index
         self._table = core.table
         self._contents = core.contents
-        self._catalog = core.remote.catalog
         self._handles = handles
         self._directories = directories
         self._lister = Lister(core)
@@ -91,6 +91,7 @@ class Namespace:
         self._writer = writer
         self._remover = remover
         self._renamer = renamer
+        self._keeper = keeper
         self._virtual = virtual
 
     # -- looking -----------------------------------------------------------------------------------
@@ -226,11 +227,10 @@ class Namespace:
         self._table.change_posix(inode, change, time.time_ns())
         if inode.unlinked:
             return
-        if inode.entry.pending or inode.dirty:
+        if inode.staged is not None and (inode.entry.pending or inode.dirty):
             # It travels with the bytes; also those that are already in the bucket get it then.
-            assert inode.staged is not None
             inode.staged.touch()
-            describe_again(inode)
+            await self._keeper.keep_again(inode)
             return
         try:
             await self.patch_row(inode, RowPatch(posix=inode.entry.posix))
@@ -268,8 +268,7 @@ class Namespace:
         try:
             await self._writer.write(inode, 0, target)
             async with inode.lock:
-                await self._publisher.publish(inode)
-                await self._publisher.settle(inode)
+                await self._publisher.close_and_settle(inode)
         except BaseException:
             self._remover.discard(inode)
             raise
@@ -287,8 +286,7 @@ class Namespace:
         return self._counted(inode.entry)
 
     async def _write_directory(self, inode: Inode) -> None:
-        marked = await self._markers.write(inode.entry, inode.entry.posix)
-        inode.entry = replace(marked, pending=False, posix=inode.entry.posix)
+        inode.entry = await self._markers.make(inode.entry)
         self._table.store(inode)
         self._index.mark_loaded(inode.entry.key, time.time_ns())
 

@@ -1,55 +1,56 @@
 """Sends staged files to Supabase: hash, compare, copy or upload, then take on the new version.
 
-`publish` is what close(2) waits for, with the inode's lock held: writers of that file wait until its
-bytes are sent, nobody else does. What could not be sent stays staged and dirty; `run` tries again in the
-background, `drain` before the end.
+`close` is what close(2) waits for, with the inode's lock held: writers of that file wait until its bytes
+are sent, or kept in the journal where they are to be sent later; nobody else does. `send` is what `sender`
+does in the background with what was kept.
 """
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import structlog
-import trio
 
-from exaifs.cache.entries import Entry, own_write
+from exaifs.cache.entries import own_write
 from exaifs.cache.merge import Difference, merge_changes
-from exaifs.errors import ExaifsError, FileTooLarge, NameTooLong, NotFound, Rejected, RemoteError
+from exaifs.errors import (
+    Busy,
+    ExaifsError,
+    FileTooLarge,
+    NameTooLong,
+    Rejected,
+    Stale,
+)
+from exaifs.fs.conflicts import Conflicts
+from exaifs.fs.contact import is_away
 from exaifs.fs.core import Core
 from exaifs.fs.inodes import Inode
-from exaifs.fs.leftovers import describe, forget, set_aside
-from exaifs.fs.mime import SNIFF_BYTES, mime_type_of
-from exaifs.fs.staging import Staged
+from exaifs.fs.keeping import Keeper
+from exaifs.fs.staging import DamagedBytes, Staged
+from exaifs.fs.uploads import Draft, Uploader
 from exaifs.model import ObjectRecord
 from exaifs.names import path_of
-from exaifs.remote.bodies import FileBody
-from exaifs.remote.interface import Change, RowPatch, Upload
+from exaifs.remote.interface import Change
 
 _log = structlog.get_logger(__name__)
 
-COPY_MIN_BYTES = 128 * 1024
-"""Below this an upload costs less than the three requests of a server-side copy."""
-
-MAX_HEADER_XATTR_BYTES = 4096
-"""The server refuses headers over about 16 KB; larger attributes follow in a call of their own."""
-
-_UPLOADS_AT_ONCE = 8
-"""Uploads in the background and at the end; the server gains nothing from more (measured)."""
-
-_FIRST_RETRY_S = 1.0
-_MAX_RETRY_S = 60.0
-
 
 @dataclass(frozen=True, slots=True)
-class _Draft:
-    """What is about to be published."""
+class WritePolicy:
+    """What close(2) promises.
 
-    staged: Staged
-    generation: int
-    upload: Upload
+    Attributes:
+        mode: `through`: the bytes are in Supabase; `back`: they are in the journal.
+        offline: while Supabase is away: `journal`, as `back`; or `refuse`.
+        conflict: when another host wrote meanwhile: `last-close` wins; or `refuse` ours.
+    """
+
+    mode: Literal["through", "back"] = "through"
+    offline: Literal["journal", "refuse"] = "journal"
+    conflict: Literal["last-close", "refuse"] = "last-close"
 
 
 class Publisher:
@@ -57,12 +58,24 @@ class Publisher:
 
     Args:
         core: the bucket, and the index and cache that take the new versions.
+        keeper: keeps what cannot be sent now.
+        conflicts: keeps what loses.
+        policy: what close promises.
         size_limit_bytes: the bucket's limit, where it has one.
         on_change: told what names stand for other inodes now.
+        on_work: told when there is something to be sent later.
     """
 
     def __init__(
-        self, core: Core, size_limit_bytes: int | None, on_change: Callable[[Difference], None]
+        self,
+        core: Core,
+        keeper: Keeper,
+        conflicts: Conflicts,
+        policy: WritePolicy,
+        *,
+        size_limit_bytes: int | None,
+        on_change: Callable[[Difference], None],
+        on_work: Callable[[Inode], None],
     ) -> None:
         self._remote = core.remote
         self._index = core.index
@@ -70,9 +83,14 @@ class Publisher:
         self._table = core.table
         self._contact = core.contact
         self._claims = core.claims
+        self._outbox = core.changes.outbox
+        self._keeper = keeper
+        self._conflicts = conflicts
+        self._policy = policy
         self.size_limit_bytes = size_limit_bytes
         self._on_change = on_change
-        self._wake = trio.Event()
+        self._on_work = on_work
+        self._uploads = Uploader(core, self.check_size)
 
     def check_size(self, inode: Inode, size_bytes: int) -> None:
         """Refuse what the bucket would refuse, before it is written (promise 7).
@@ -90,8 +108,90 @@ class Publisher:
             )
             raise FileTooLarge(f"{size_bytes} bytes; the bucket takes {limit}")
 
-    async def publish(self, inode: Inode) -> None:
+    # -- what close and fsync wait for -------------------------------------------------------------
+
+    async def close(self, inode: Inode) -> None:
+        """Make good what a close promises; nothing to do when clean. The inode's lock is held.
+
+        Raises:
+            ExaifsError: why it could not be done; the bytes stay staged, and are sent when possible.
+        """
+        if not inode.dirty:
+            return
+        if self._policy.mode == "back" or self._must_wait(inode):
+            await self.keep(inode, seal=True)
+            return
+        try:
+            await self._publish_over(inode)
+        except ExaifsError as exc:
+            if not is_away(exc) or self._policy.offline == "refuse":
+                raise
+            _log.warning("kept for later", path=path_of(inode.entry.key), reason=str(exc))
+            await self.keep(inode, seal=True)
+
+    def _must_wait(self, inode: Inode) -> bool:
+        if self._contact.offline and self._policy.offline == "refuse" and self._policy.mode == "through":
+            if self._contact.worth_trying:
+                return False
+            refusal = self._contact.refusal()
+            inode.failure = str(refusal)
+            raise refusal
+        return self._contact.offline or self._outbox.overlaps(inode.entry.key)
+
+    async def keep(self, inode: Inode, *, seal: bool = False) -> None:
+        """Have the bytes in the journal, and sent in the background; nothing to do when they are.
+
+        Args:
+            inode: whose lock is held.
+            seal: whether this is a close, so that the bytes must stay as they are.
+
+        Raises:
+            NoSpace, ExaifsError: the disk refuses.
+        """
+        staged = inode.staged
+        if staged is None or not inode.dirty:
+            return
+        if not (staged.kept and staged.acknowledged and staged.sealed >= seal):
+            await self._keeper.keep(inode, acknowledged=True, seal=seal)
+        self._on_work(inode)
+
+    async def close_and_settle(self, inode: Inode) -> None:
+        """Do as `close` for a file that nobody has open.
+
+        Raises:
+            ExaifsError: as `close`.
+        """
+        await self.close(inode)
+        await self.settle(inode)
+        if inode.dirty and inode.opens == 0 and inode.staged is not None:
+            inode.staged.rest()
+
+    async def _publish_over(self, inode: Inode) -> None:
+        """Publish; what another host wrote since the file was opened loses, and is kept."""
+        there = self._index.file(inode.entry.parent, inode.entry.component)
+        if there is not None and there.ino != inode.ino and not there.pending:
+            found = (await self._remote.catalog.stat([there.key])).get(there.key)
+            if found is not None and not await self._resolve(inode, found, ours_is_later=True):
+                raise Stale("another host wrote this file since it was opened; see `exaifs conflicts`")
+        await self.publish(inode)
+
+    async def _resolve(self, inode: Inode, record: ObjectRecord, *, ours_is_later: bool) -> bool:
+        """Decide a conflict; what loses is kept aside. Returns whether ours is to be sent."""
+        staged = inode.staged
+        assert staged is not None
+        if ours_is_later and self._policy.conflict != "refuse":
+            await self._conflicts.keep_theirs(record, "replaced by a later close on this host", staged)
+            return True
+        why = "EXAIFS_CONFLICT=refuse" if ours_is_later else "another host closed the file later"
+        await self._set_aside(inode, staged, f"{why}; its file stands", record)
+        return False
+
+    async def publish(self, inode: Inode, there: ObjectRecord | None = None) -> None:
         """Bring an inode's staged bytes into the bucket and its row; nothing to do when clean.
+
+        Args:
+            inode: whose lock is held.
+            there: what was found in the bucket a moment ago, if somebody looked.
 
         Raises:
             ExaifsError: why it could not be done; the bytes stay staged.
@@ -101,107 +201,33 @@ class Publisher:
             return
         inode.uploading = True
         try:
-            draft = await self._draft(inode, staged)
+            draft = await self._uploads.draft(inode, staged)
             async with self._claims.held(lambda: (inode.entry.key,)):
                 if not inode.dirty:
                     return  # a name that stood for another file by now was removed; see `Remover.abandon`
-                self._take_on(inode, draft, await self._send(inode, draft))
+                if self._outbox.overlaps(inode.entry.key):
+                    raise Busy("an earlier change of its name waits to be carried out")
+                self._take_on(inode, draft, await self._uploads.send(inode, draft, there))
+        except DamagedBytes:
+            await self._set_aside(inode, staged, "the bytes were damaged on the disk before they were sent")
+            raise
         except ExaifsError as exc:
             inode.failure = str(exc)
             staged.refused = isinstance(exc, FileTooLarge | NameTooLong | Rejected)
-            if isinstance(exc, RemoteError) and exc.temporary:
-                self._contact.failed(exc)
-            self._wake.set()
+            self._contact.note(exc)
             raise
         except OSError as exc:
             inode.failure = str(exc)
-            self._wake.set()
             raise ExaifsError(f"the staged copy cannot be read: {exc}") from exc
         finally:
             inode.uploading = False
         inode.failure = None
+        staged.attempts = 0
         self._contact.succeeded()
+        if staged.ever_kept or staged.predecessor is not None:
+            await self._outbox.sync()  # before the staged file goes elsewhere
 
-    async def _draft(self, inode: Inode, staged: Staged) -> _Draft:
-        entry = inode.entry
-        generation = staged.generation
-        sha256 = await staged.sha256()
-        xattrs = entry.xattrs if _small(entry) else {}
-        head = staged.read_at(0, SNIFF_BYTES)
-        upload = Upload(
-            sha256=sha256,
-            mime_type=entry.mime_type if entry.kind == "symlink" else mime_type_of(entry.name, head),
-            posix=replace(entry.posix, kind=entry.kind, mtime_ns=entry.mtime_ns),
-            write_id=staged.write_id(),
-            xattrs=xattrs,
-            size_bytes=staged.size_bytes,
-        )
-        return _Draft(staged, generation, upload)
-
-    async def _send(self, inode: Inode, draft: _Draft) -> ObjectRecord:
-        """Do the least that puts these bytes under this key."""
-        record = await self._unchanged(inode, draft)
-        if record is None:
-            record = await self._copied(inode, draft)
-        if record is None:
-            record = await self._uploaded(inode, draft)
-        return record
-
-    async def _unchanged(self, inode: Inode, draft: _Draft) -> ObjectRecord | None:
-        """Rewriting what is already there costs a row, no bytes."""
-        entry = inode.entry
-        if entry.pending or entry.sha256 != draft.upload.sha256:
-            return None
-        try:
-            record = await self._remote.catalog.patch(entry.key, RowPatch(posix=draft.upload.posix))
-        except NotFound:
-            return None
-        same = record.sha256 == draft.upload.sha256 and record.size_bytes == draft.staged.size_bytes
-        return record if same else None
-
-    async def _copied(self, inode: Inode, draft: _Draft) -> ObjectRecord | None:
-        """Content that the bucket has under another key is copied there, not sent."""
-        upload, key = draft.upload, inode.entry.key
-        if draft.staged.size_bytes < COPY_MIN_BYTES:
-            return None
-        source = self._index.by_sha256(upload.sha256, upload.mime_type)
-        if source is None or source.key == key:
-            return None
-        catalog = self._remote.catalog
-        try:
-            await self._remote.objects.copy(source.key, key)
-            if not await self._is_certain(source):
-                return None
-            record = await catalog.commit(key, upload, local_cache_path=_cache_path(upload.sha256))
-            if record.sha256 != upload.sha256:
-                return None
-            # A copy carries the source's attributes; these are this file's.
-            patch = RowPatch(
-                posix=upload.posix,
-                set_xattrs=inode.entry.xattrs,
-                drop_xattrs=[name for name in record.xattrs if name not in inode.entry.xattrs],
-            )
-            return await catalog.patch(key, patch)
-        except NotFound:
-            return None
-
-    async def _is_certain(self, source: Entry) -> bool:
-        """Tell, after a copy, whether what was copied is what we think, by whoever wrote it."""
-        record = (await self._remote.catalog.stat([source.key])).get(source.key)
-        # Another host may have replaced it meanwhile. A hash without a write id was never compared.
-        return record is not None and record.version == source.version and record.write_id is not None
-
-    async def _uploaded(self, inode: Inode, draft: _Draft) -> ObjectRecord:
-        entry, upload, staged = inode.entry, draft.upload, draft.staged
-        self.check_size(inode, staged.size_bytes)
-        await self._remote.objects.put(entry.key, FileBody(staged.fd, staged.size_bytes), upload)
-        catalog = self._remote.catalog
-        record = await catalog.commit(entry.key, upload, local_cache_path=_cache_path(upload.sha256))
-        if entry.xattrs and not upload.xattrs:
-            record = await catalog.patch(entry.key, RowPatch(set_xattrs=entry.xattrs))
-        return record
-
-    def _take_on(self, inode: Inode, draft: _Draft, record: ObjectRecord) -> None:
+    def _take_on(self, inode: Inode, draft: Draft, record: ObjectRecord) -> None:
         """The bucket has it: the inode keeps its number and shows the new version."""
         staged, upload = draft.staged, draft.upload
         entry = own_write(inode.entry, record)
@@ -219,9 +245,7 @@ class Publisher:
         entry = replace(entry, pending=False, posix=inode.entry.posix)
         if staged.generation == draft.generation:
             staged.dirty = False
-            if staged.described:
-                forget(staged)
-                staged.described = False
+            self._keeper.forget(staged)
         there = self._index.file(entry.parent, entry.component)
         inode.entry = entry
         self._table.store(inode)
@@ -241,88 +265,72 @@ class Publisher:
         if keep and sha256 is not None:
             await self._contents.adopt(staged.path, sha256, staged.size_bytes)
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Try again, for ever, what close could not send or what memory maps dirtied late."""
-        task_status.started()
-        delay_s = _FIRST_RETRY_S
-        while True:
-            await self._wake.wait()
-            self._wake = trio.Event()
-            await trio.sleep(delay_s)
-            left = await self.publish_all()
-            delay_s = min(delay_s * 2, _MAX_RETRY_S) if left else _FIRST_RETRY_S
+    # -- what the sender does ----------------------------------------------------------------------
 
-    async def finish(self, inode: Inode, *, wrote: bool) -> None:
-        """After the last close: send what is still dirty, and give the rest to the cache.
+    async def finish(self, inode: Inode) -> None:
+        """After the last close: send or keep what a memory map dirtied late, give the rest to the cache.
 
         Nothing is raised, as nobody would be told: what cannot be sent is kept and tried again.
-
-        Args:
-            inode: whose last handle was closed.
-            wrote: whether that could write, so that a memory map may have dirtied the file after close.
         """
         async with inode.lock:
             if inode.opens:
                 return
             try:
-                if wrote or inode.failure is None:
-                    await self._publish_late(inode)
+                if inode.failure is None:
+                    await self.close(inode)
                 await self.settle(inode)
             except ExaifsError as exc:
                 _log.warning("will be sent later", path=path_of(inode.entry.key), reason=str(exc))
-            if inode.dirty:
-                self._wake.set()
-                self._keep(inode)
+            await self.keep_unsent(inode)
 
-    def _keep(self, inode: Inode) -> None:
-        """Make unsent bytes survive the end of this process."""
+    async def keep_unsent(self, inode: Inode) -> None:
+        """Make what is dirty survive the end of this process, whether or not anybody was told it is safe.
+
+        Nothing is raised: the bytes stay staged.
+        """
+        staged = inode.staged
+        if staged is None or not inode.dirty:
+            return
         try:
-            describe(inode)
-        except OSError as exc:
+            if not staged.kept:
+                await self._keeper.keep(inode, acknowledged=False)
+        except ExaifsError as exc:
             _log.error(
                 "unsent file would not survive a restart: the cache disk fails",
                 path=path_of(inode.entry.key),
                 reason=str(exc),
             )
+        else:
+            if inode.opens == 0:
+                staged.rest()
+        self._on_work(inode)
 
-    def resume(self) -> None:
-        """Have `run` send what an earlier run left, or a close could not send."""
-        self._wake.set()
+    async def send(self, inode: Inode) -> None:
+        """Publish what was kept, unless another host's later close has won meanwhile. The lock is held.
 
-    async def publish_all(self, *, only_closed: bool = True) -> int:
-        """Publish every dirty inode, several at a time; return how many could not be sent."""
-        limiter = trio.CapacityLimiter(_UPLOADS_AT_ONCE)
-        left = 0
-
-        async def attempt(inode: Inode) -> None:
-            nonlocal left
-            async with limiter, inode.lock:
-                try:
-                    await self._publish_late(inode)
-                    await self.settle(inode)
-                except (ExaifsError, sqlite3.Error) as exc:
-                    left += 1
-                    _log.warning("not sent yet", path=path_of(inode.entry.key), reason=str(exc))
-            self._table.release(inode)
-
-        async with trio.open_nursery() as nursery:
-            for inode in self._table:
-                refused = inode.staged is not None and inode.staged.refused
-                if inode.dirty and not (only_closed and (inode.opens or refused)):
-                    nursery.start_soon(attempt, inode)
-        return left
-
-    async def _publish_late(self, inode: Inode) -> None:
-        """Publish, unless this file's close has failed and another host's has succeeded since."""
-        key, staged = inode.entry.key, inode.staged
-        if staged is not None and staged.described and inode.dirty:
+        Raises:
+            ExaifsError: it could not be done.
+        """
+        staged = inode.staged
+        if staged is None or not inode.dirty:
+            return
+        record = None
+        if staged.ever_kept:
             with self._index.view() as view:
+                key = inode.entry.key
                 record = (await self._remote.catalog.stat([key])).get(key)
-                if record is not None and await self._is_superseded(inode, staged, record):
-                    self._set_aside(inode, staged, record, known=self._index.is_newer(key, view))
-        await self.publish(inode)
+                self._contact.succeeded()
+                if record is not None and await self._is_foreign(inode, staged, record):
+                    known = self._index.is_newer(key, view)
+                    ours_is_later = staged.acknowledged and record.updated_ns <= staged.closed_ns
+                    if not await self._resolve(inode, record, ours_is_later=ours_is_later):
+                        self._show_theirs(record, known=known)
+                        return
+        await self.publish(inode, record)
+        await self.settle(inode)
 
-    async def _is_superseded(self, inode: Inode, staged: Staged, record: ObjectRecord) -> bool:
+    async def _is_foreign(self, inode: Inode, staged: Staged, record: ObjectRecord) -> bool:
+        """Tell whether what is in the bucket is neither what ours replaces, nor ours already."""
         base = None if inode.entry.pending else inode.entry
         if base is not None and base.same_content(record):
             return False
@@ -333,14 +341,12 @@ class Publisher:
             return record.size_bytes != staged.size_bytes
         return record.sha256 != await staged.sha256()
 
-    def _set_aside(self, inode: Inode, staged: Staged, record: ObjectRecord, *, known: bool) -> None:
-        """Let the other host's file stand, which was acknowledged; ours was not, and is kept beside."""
-        kept_as = set_aside(staged)
-        _log.error(
-            "another host wrote this file before it could be sent; its bytes are kept aside",
-            path=path_of(inode.entry.key),
-            kept_as=str(kept_as),
-        )
+    async def _set_aside(
+        self, inode: Inode, staged: Staged, reason: str, record: ObjectRecord | None = None
+    ) -> None:
+        """Keep our bytes as those of a conflict; the name stands for what is in the bucket."""
+        await self._conflicts.keep_ours(staged, inode.entry.key, reason, record)
+        self._keeper.forget(staged)
         inode.staged = None
         inode.failure = None
         if inode.entry.pending:
@@ -348,31 +354,12 @@ class Publisher:
             self._index.remove(inode.entry)
         # The kernel must look the name up again, or it would go on with this inode.
         self._on_change(Difference(removed=[inode.entry]))
-        if not known:
-            with self._index.view() as view:
-                change = Change(record.key, record)
-                difference, _ = merge_changes(self._index, [change], view=view, at_ns=time.time_ns())
-            self._on_change(difference)
+        await self._outbox.sync()
 
-    async def drain(self, deadline_s: float) -> int:
-        """Publish what is dirty, open or not, for at most so long; return how many files are left."""
-        with trio.move_on_after(deadline_s):
-            await self.publish_all(only_closed=False)
-        left = [inode for inode in self._table if inode.dirty]
-        for inode in left:
-            assert inode.staged is not None
-            self._keep(inode)
-            _log.error(
-                "not sent before the end; kept for the next mount",
-                path=path_of(inode.entry.key),
-                kept_as=str(inode.staged.path),
-            )
-        return len(left)
-
-
-def _small(entry: Entry) -> bool:
-    return sum(len(name) + len(value) for name, value in entry.xattrs.items()) <= MAX_HEADER_XATTR_BYTES
-
-
-def _cache_path(sha256: str) -> str:
-    return f"content/{sha256[:2]}/{sha256}"
+    def _show_theirs(self, record: ObjectRecord, *, known: bool) -> None:
+        if known:
+            return
+        with self._index.view() as view:
+            change = Change(record.key, record)
+            difference, _ = merge_changes(self._index, [change], view=view, at_ns=time.time_ns())
+        self._on_change(difference)

@@ -1,4 +1,4 @@
-"""Unlink and rmdir: from the bucket first, then from the index."""
+"""Unlink and rmdir: from the bucket, or into the outbox, first, then from the index."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from exaifs.errors import ExaifsError, IsADirectory, NotADirectory, NotEmpty, No
 from exaifs.fs.core import Core
 from exaifs.fs.directories import Directories
 from exaifs.fs.inodes import Inode
-from exaifs.fs.leftovers import forget
 from exaifs.fs.markers import Markers
 from exaifs.names import path_of
 
@@ -23,7 +22,8 @@ class Remover:
         self._index = core.index
         self._table = core.table
         self._contents = core.contents
-        self._objects = core.remote.objects
+        self._changes = core.changes
+        self._outbox = core.changes.outbox
         self._claims = core.claims
         self._directories = directories
         self._markers = markers
@@ -45,13 +45,23 @@ class Remover:
                 await self.keep_bytes(inode)
                 await self._markers.keep_without(inode.entry)
                 async with self._claims.held(lambda: (inode.entry.key,)):
-                    if inode.may_be_stored:
-                        await self._objects.remove([inode.entry.key])
+                    await self._remove_object(inode)
                     self.discard(inode)
                     self.abandon(inode.entry.key)
                     self._directories.name_freed(inode.entry)
+                    await self._outbox.sync()
         finally:
             self._table.release(inode)
+
+    async def _remove_object(self, inode: Inode) -> None:
+        """Remove what is, or may be, in the bucket: a file that was never sent costs nothing."""
+        if inode.may_be_stored:
+            staged = inode.staged
+            await self._changes.remove(
+                inode.entry,
+                write_ids=() if staged is None else staged.write_ids,
+                dropped=() if staged is None else staged.names,
+            )
 
     async def keep_bytes(self, inode: Inode) -> None:
         """Before an open file leaves the bucket, have its bytes here."""
@@ -67,11 +77,14 @@ class Remover:
             )
 
     def discard(self, inode: Inode) -> None:
-        """Drop a name from the index; its staged bytes go with the last close."""
+        """Drop a name from the index; its staged bytes go with the last close.
+
+        They are not to be sent any more once `Outbox.sync` has returned.
+        """
         self._index.remove(inode.entry)
         inode.unlinked = True
         if inode.staged is not None:
-            forget(inode.staged)
+            self._outbox.drop(*inode.staged.names)
             if inode.opens == 0:
                 inode.staged.close()
                 inode.staged = None
@@ -87,7 +100,7 @@ class Remover:
                 continue
             inode.unlinked = True
             assert inode.staged is not None
-            forget(inode.staged)
+            self._outbox.drop(*inode.staged.names)
             if not inode.lock.locked():  # else who holds it settles
                 inode.staged.close()
                 inode.staged = None

@@ -1,45 +1,39 @@
-"""Rename on a store that has only move (never replaces) and copy (may replace).
+"""Rename within the index and the bucket; see `carrier` for what the bucket can do.
 
-A file to a free name is one move. Over a file it is copy, then carry the row, then delete: the target is
-always the old or the new file, and after a crash both names exist. A directory is its objects moved one by
-one, several at a time; if that stops half-way both directories exist and nothing is lost.
+A file to a free name is one move; over a file the target is always the old or the new file. A directory is
+its objects moved one by one, several at a time. What takes more than one request is in the journal first:
+stopped half-way, every file is in one of the two places, and the next run finishes it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-import structlog
-import trio
-
-from exaifs.cache.entries import Entry, own_write, with_marker
+from exaifs.cache.entries import Entry
+from exaifs.cache.intents import Move
 from exaifs.errors import (
-    ExaifsError,
     Exists,
     InvalidArgument,
     IsADirectory,
     NotADirectory,
     NotEmpty,
     NotFound,
+    Unreachable,
 )
 from exaifs.fs.core import Core
 from exaifs.fs.directories import Directories
 from exaifs.fs.inodes import Inode, locked
-from exaifs.fs.leftovers import describe_again
+from exaifs.fs.keeping import Keeper, puts_of
 from exaifs.fs.markers import Markers
+from exaifs.fs.relocation import Relocation
 from exaifs.fs.removal import Remover
 from exaifs.model import AttributeChange, ObjectRecord
-from exaifs.names import MAX_KEY_BYTES, PLACEHOLDER, child_key, path_of, split_key
-
-_log = structlog.get_logger(__name__)
+from exaifs.names import MAX_KEY_BYTES, child_key, split_key
 
 RENAME_NOREPLACE = 1
 """renameat2(2)."""
-
-_MOVES_AT_ONCE = 8
-_PAGE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +53,20 @@ class _Job:
 class Renamer:
     """Renames within one mount."""
 
-    def __init__(self, core: Core, directories: Directories, markers: Markers, remover: Remover) -> None:
+    def __init__(
+        self, core: Core, directories: Directories, markers: Markers, remover: Remover, keeper: Keeper
+    ) -> None:
         self._index = core.index
         self._table = core.table
         self._contents = core.contents
-        self._remote = core.remote
+        self._changes = core.changes
+        self._outbox = core.changes.outbox
         self._claims = core.claims
         self._directories = directories
         self._markers = markers
         self._remover = remover
+        self._keeper = keeper
+        self._relocation = Relocation(core, directories)
 
     async def rename(self, entry: Entry, directory: Inode, new_name: str, flags: int) -> bool:
         """Rename `entry` to `new_name` in a directory; both directories are loaded.
@@ -153,21 +152,19 @@ class Renamer:
         if target is not None:
             await self._remover.keep_bytes(target)
         old = source.entry
-        record = None if old.pending else await self._move_object(job)
-        if record is None and source.may_be_stored:
+        record = None
+        if not old.pending:
+            record = await self._move_object(job)
+        elif source.may_be_stored:
             # Sent, but no answer came: what may be there must not stay under the old name.
-            await self._remote.objects.remove([old.key])
-        fresh = self._place(source, job.renamed)
-        if record is None:
-            fresh = _over(fresh, target)
-        elif source.dirty:
-            fresh = replace(fresh, version=record.version, etag=record.etag)
-        else:
-            fresh = self._moved(fresh, record)
+            assert source.staged is not None
+            await self._changes.remove(old, write_ids=source.staged.write_ids)
+        fresh = self._renamed(job, record)
         if target is not None:
             if source.staged is not None and target.staged is not None:
                 # What may be there from the target is ours to replace, too.
                 source.staged.write_ids[:0] = target.staged.write_ids
+                source.staged.tried |= target.staged.tried
             self._remover.discard(target)
         self._index.rename(old, fresh)
         if fresh.ino == old.ino:
@@ -175,152 +172,115 @@ class Renamer:
         self._remover.abandon(old.key)
         if fresh.ino != old.ino:
             self._directories.replaced(replace(old, parent=fresh.parent, name=fresh.name), fresh)
-            return
-        if record is not None:
-            self._contents.rekey(old.ref, fresh.ref)
-        source.change_posix(AttributeChange(), time.time_ns())
-        self._table.store(source)
-        describe_again(source)
+        else:
+            if record is not None:
+                self._contents.rekey(old.ref, fresh.ref)
+            source.change_posix(AttributeChange(), time.time_ns())
+            self._table.store(source)
+        await self._keeper.keep_again(source)
+        await self._outbox.sync()
 
-    def _moved(self, entry: Entry, record: ObjectRecord) -> Entry:
-        """Return a renamed entry in its new version; bytes that another host changed are a new inode."""
-        fresh = own_write(entry, record)
-        if entry.size_bytes == record.size_bytes and (
-            entry.sha256 == record.sha256
-            if entry.sha256 is not None and record.sha256 is not None
-            else entry.etag == record.etag
-        ):
+    def _renamed(self, job: _Job, record: ObjectRecord | None) -> Entry:
+        """Return the source's entry under its new name; `record` is None while its move waits."""
+        source = job.source
+        fresh = self._place(source, job.renamed)
+        if source.entry.pending:
+            return _over(fresh, job.target)
+        if record is None:
             return fresh
-        return replace(fresh, ino=self._index.allocate_ino())
+        if source.dirty:
+            return replace(fresh, version=record.version, etag=record.etag)
+        return self._relocation.moved(fresh, record)
 
     def _place(self, source: Inode, renamed: Entry) -> Entry:
         return replace(source.entry, parent=renamed.parent, name=renamed.name, component=renamed.component)
 
-    async def _move_object(self, job: _Job) -> ObjectRecord:
-        objects, catalog = self._remote.objects, self._remote.catalog
-        old, new = job.source.entry, job.renamed
-        if job.target is None:
-            try:
-                await objects.move(old.key, new.key)
-            except Exists:
-                if job.flags & RENAME_NOREPLACE:
-                    raise
-                _log.info("target appeared on another host; replacing it", path=path_of(new.key))
-            else:
-                return await self._record(new.key)
-        await objects.copy(old.key, new.key)
-        record = await catalog.carry_row(old.key, new.key)
-        await objects.remove([old.key])
-        return record
-
-    async def _record(self, key: str) -> ObjectRecord:
-        records = await self._remote.catalog.stat([key])
-        if key not in records:
-            raise NotFound(f"{path_of(key)} was removed by another host")
-        return records[key]
+    async def _move_object(self, job: _Job) -> ObjectRecord | None:
+        source, target = job.source, job.target
+        renamed = self._place(source, job.renamed)
+        is_stored = target is not None and not target.entry.pending
+        replaced = target.entry if target is not None and is_stored else None
+        dropped = [] if target is None or target.staged is None else target.staged.names
+        try:
+            return await self._changes.move(
+                Move(source.entry.key, renamed, replaced),
+                may_replace=not job.flags & RENAME_NOREPLACE,
+                puts=puts_of([(source, renamed)]),
+                dropped=dropped,
+            )
+        except BaseException:
+            await self._keeper.keep_again(*(inode for inode in (source, target) if inode is not None))
+            raise
 
     # -- directories -------------------------------------------------------------------------------
 
     async def _rename_directory(self, source: Inode, target: Inode | None, renamed: Entry) -> None:
         old, new = source.entry.key, renamed.key
-        keys = [record.key async for record in self._tree(old)]
-        longest = max((len(key.encode()) for key in keys), default=0)
-        if longest - len(old.encode()) + len(new.encode()) > MAX_KEY_BYTES:
-            raise InvalidArgument("a path below would be too long for the bucket")
+        self._check_lengths((entry.key for entry in self._index.below(old)), old, new)
+        if self._changes.must_wait(old, new):
+            self._check_known(old)
         if target is not None:
             await self._markers.remove(target.entry)
             self._remover.discard(target)
+        below = self._table.below(old)
+        puts = puts_of(
+            (inode, replace(inode.entry, parent=new + inode.entry.parent[len(old) :])) for inode in below
+        )
         try:
-            await self._move_all([(key, new + key[len(old) :]) for key in keys])
+            moved = await self._changes.move_tree(
+                Move(old, self._place(source, renamed)), lambda: self._move_objects(old, new), puts=puts
+            )
         except BaseException:
             # Some objects moved: let both directories be listed anew.
             self._index.mark_unloaded(old)
             self._index.mark_unloaded(source.entry.parent)
             self._index.mark_unloaded(renamed.parent)
+            await self._keeper.keep_again(*below)
             raise
         below = self._table.below(old)  # also what was made there during the moves
         self._index.rename(source.entry, self._place(source, renamed))
         self._table.refresh([source, *below])
+        if moved is not None:
+            await self._take_on_moved(old, new)
+        source.change_posix(AttributeChange(), time.time_ns())
+        self._table.store(source)
+        await self._keeper.keep_again(*below)
+        await self._outbox.sync()
+
+    def _check_known(self, prefix: str) -> None:
+        """Refuse to rename, while that must wait, what was never listed: nobody could read it meanwhile.
+
+        Raises:
+            Unreachable: a directory below was never listed.
+        """
+        directories = [prefix, *(entry.key for entry in self._index.below(prefix) if entry.is_dir)]
+        if any(self._index.loaded_at_ns(one) is None for one in directories):
+            raise Unreachable("not everything in this directory is known here, and Supabase is away")
+
+    def _check_lengths(self, keys: Iterable[str], old: str, new: str) -> None:
+        longest = max((len(key.encode()) for key in keys), default=0)
+        if longest - len(old.encode()) + len(new.encode()) > MAX_KEY_BYTES:
+            raise InvalidArgument("a path below would be too long for the bucket")
+
+    async def _move_objects(self, old: str, new: str) -> bool:
+        """Move what is there; a checkpoint after which another host's newest files may be left."""
+        carrier = self._changes.carrier
+        keys = [record.key async for record in carrier.tree(old)]
+        self._check_lengths(keys, old, new)
+        await carrier.move_all([(key, new + key[len(old) :]) for key in keys])
+        return True
+
+    async def _take_on_moved(self, old: str, new: str) -> None:
         moved: set[str] = set()
         try:
-            async for record in self._tree(new):
-                self._take_on_move(record, old, new)
+            async for record in self._changes.carrier.tree(new):
+                self._relocation.take_on(record, old + record.key[len(new) :])
                 moved.add(record.key)
-            self._drop_unmoved(new, moved)
+            self._relocation.drop_unmoved(new, moved)
         except BaseException:
             # All moved, but what is there was not said: let it be listed anew.
             self._index.expire_below(new)
             raise
-        finally:
-            for inode in below:
-                describe_again(inode)
-        source.change_posix(AttributeChange(), time.time_ns())
-        self._table.store(source)
-
-    async def _tree(self, prefix: str) -> AsyncIterator[ObjectRecord]:
-        after: str | None = ""
-        while after is not None:
-            page, after = await self._remote.catalog.list_tree(prefix, after, _PAGE)
-            for record in page:
-                yield record
-
-    async def _move_all(self, moves: list[tuple[str, str]]) -> None:
-        limiter = trio.CapacityLimiter(_MOVES_AT_ONCE)
-        failures: list[ExaifsError] = []
-
-        async def move(source: str, target: str) -> None:
-            async with limiter:
-                if failures:
-                    return
-                try:
-                    await self._remote.objects.move(source, target)
-                except NotFound:
-                    return  # another host removed it meanwhile
-                except ExaifsError as exc:
-                    failures.append(exc)
-
-        async with trio.open_nursery() as nursery:
-            for source, target in moves:
-                nursery.start_soon(move, source, target)
-        if failures:
-            raise failures[0]
-
-    def _take_on_move(self, record: ObjectRecord, old: str, new: str) -> None:
-        """After our own move the bytes are the same under another version: keep the inode."""
-        parent, component = split_key(record.key)
-        if component == PLACEHOLDER:
-            directory = self._index.directory(parent)
-            if directory is not None and not directory.marker:
-                self._table.put(with_marker(directory, record))
-            return
-        entry = self._index.file(parent, component)
-        if entry is None or entry.pending:
-            return
-        inode = self._table.live(entry.ino)
-        dirty = inode is not None and inode.dirty
-        fresh = own_write(entry, record) if dirty else self._moved(entry, record)
-        if fresh.ino != entry.ino:
-            self._index.put(fresh)
-            self._directories.replaced(entry, fresh)
-            return
-        self._contents.rekey(replace(entry.ref, key=old + record.key[len(new) :]), fresh.ref)
-        self._index.put(fresh)
-        if inode is not None:
-            inode.entry = (
-                replace(inode.entry, version=fresh.version, etag=fresh.etag) if inode.dirty else fresh
-            )
-
-    def _drop_unmoved(self, prefix: str, moved: set[str]) -> None:
-        """Forget names below that the bucket had no more: its log says so of the old names only."""
-        there = {key[: end + 1] for key in moved for end in range(len(prefix), len(key)) if key[end] == "/"}
-        for entry in self._index.below(prefix):
-            inode = self._table.live(entry.ino)
-            if entry.pending or entry.key in moved or (inode is not None and inode.dirty):
-                continue
-            if entry.is_dir and (entry.key in there or self._index.holds_pending(entry.key)):
-                continue
-            self._index.remove(entry)
-            self._directories.removed(entry)
 
 
 def _over(pending: Entry, target: Inode | None) -> Entry:

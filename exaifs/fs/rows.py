@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from exaifs.cache.entries import Entry
 from exaifs.errors import NotFound
 from exaifs.fs.core import Core
 from exaifs.fs.inodes import Inode
@@ -20,13 +21,13 @@ class Rows:
     """
 
     def __init__(self, core: Core, markers: Markers) -> None:
-        self._catalog = core.remote.catalog
+        self._changes = core.changes
         self._table = core.table
         self._claims = core.claims
         self._markers = markers
 
     async def patch(self, inode: Inode, patch: RowPatch) -> None:
-        """Change a row; a directory gets a marker for it first. The caller holds the inode's lock.
+        """Change a row, or have that wait; a directory gets a marker for it first. Its lock is held.
 
         Raises:
             NotFound: it was removed meanwhile.
@@ -34,14 +35,13 @@ class Rows:
         if inode.entry.is_dir:
             await self._mark(inode)
         async with self._claims.held(lambda: (_row_key(inode),)):
-            record = await self._catalog.patch(_row_key(inode), patch)
             # A directory rename, waited for above, may have read the entry again.
-            inode.entry = replace(
-                inode.entry,
-                posix=patch.posix or inode.entry.posix,
-                xattrs=record.xattrs,
-                file_id=record.file_id or inode.entry.file_id,
-            )
+            patched = _patched(inode.entry, patch)
+            record = await self._changes.patch(patched, patch)
+            if record is not None:
+                file_id = record.file_id or patched.file_id
+                patched = replace(patched, xattrs=record.xattrs, file_id=file_id)
+            inode.entry = patched
             self._table.store(inode)
 
     async def _mark(self, directory: Inode) -> None:
@@ -54,6 +54,12 @@ class Rows:
                 return
             if directory.unlinked or directory.entry.key == key:
                 raise NotFound("the directory was removed")
+
+
+def _patched(entry: Entry, patch: RowPatch) -> Entry:
+    xattrs = {**entry.xattrs, **patch.set_xattrs}
+    left = {name: value for name, value in xattrs.items() if name not in patch.drop_xattrs}
+    return replace(entry, posix=patch.posix or entry.posix, xattrs=left)
 
 
 def _row_key(inode: Inode) -> str:

@@ -2,6 +2,10 @@
 
 Bytes go straight to the local file, whose pages the kernel holds; a write costs microseconds and needs
 no thread. Whoever calls holds the inode's lock.
+
+A staged file is *kept* once its bytes and a record of them are on the disk (`outbox`). After a close that
+was answered on the strength of that it is also *sealed*: who writes again gets a copy of it, so that what
+was acknowledged stays as it was until the new bytes are as safe.
 """
 
 from __future__ import annotations
@@ -11,14 +15,21 @@ import hashlib
 import os
 import secrets
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import trio
 
-from exaifs.errors import ExaifsError, FileTooLarge, NoSpace
+from exaifs.cache.journal import sync_directory
+from exaifs.cache.localfile import copy_contents
+from exaifs.errors import ExaifsError, FileTooLarge, IntegrityError, NoSpace
 
 _HASH_CHUNK_BYTES = 1024 * 1024
+
+
+class DamagedBytes(IntegrityError):
+    """Staged bytes are not what they were when they were kept."""
 
 
 def _translate(exc: OSError) -> ExaifsError:
@@ -30,23 +41,38 @@ def _translate(exc: OSError) -> ExaifsError:
 
 
 class Staged:
-    """One open staged file; make it with `create` or `reopen`."""
+    """One staged file; make it with `create` or `reopen`."""
 
-    def __init__(self, path: Path, fd: int) -> None:
+    def __init__(self, path: Path, fd: int | None) -> None:
         self.path = path
-        self.fd = fd
+        self._fd = fd
         self.size_bytes = 0
         self.dirty = True
         self.dirty_since_ns = time.time_ns()
         """Since when there is something that only this host has, while `dirty`."""
-        self.described = False
-        """Whether a description beside it makes it survive this process; see `leftovers`."""
+        self.sealed = False
+        """Whether these bytes were acknowledged by a close and must not be changed in place."""
+        self.acknowledged = True
+        """Whether the newest close or fsync was answered with success; a failed one is still sent."""
+        self.closed_ns = 0
+        """When that was answered, by this host's clock."""
+        self.expected_sha256: str | None = None
+        """What the bytes must hash to, where they are an earlier run's."""
+        self.predecessor: str | None = None
+        """Name of the sealed file that this one will replace, while only that one is kept."""
         self.refused = False
         """Whether the server refused these bytes for good, so that only a change is worth another try."""
         self.write_ids: list[str] = []
-        """Of the uploads that were tried, so that one whose answer was lost is known again as ours."""
+        """Of uploads from here, so that one whose answer was lost is known again as ours."""
+        self.tried = False
+        """Whether one was begun, so that the bucket may have an object of it."""
         self.generation = 0
         """Counts changes, so that a publish can tell whether it sent the newest."""
+        self.due_at = 0.0
+        """When to send it in the background, by the event loop's clock."""
+        self.attempts = 0
+        """How often that failed in a row."""
+        self._kept_generation = -1
         self._identified = -1
         self._hash = hashlib.sha256()
         self._hashed_bytes = 0
@@ -70,13 +96,56 @@ class Staged:
 
     @classmethod
     def reopen(cls, path: Path) -> Staged:
-        """Open one that an earlier run left; it is dirty and described."""
-        staged = cls(path, os.open(path, os.O_RDWR | os.O_CLOEXEC))
-        staged.filled()
-        staged.touch()
-        staged.dirty_since_ns = os.fstat(staged.fd).st_mtime_ns
-        staged.described = True
+        """Return one that an earlier run left: dirty, kept, and not open until it is needed."""
+        staged = cls(path, None)
+        found = path.stat()
+        staged.size_bytes = found.st_size
+        staged.dirty_since_ns = found.st_mtime_ns
+        staged.generation = 1
+        staged.note_kept(1)
+        staged.tried = True  # who knows
+        staged._hashed_bytes = -1
         return staged
+
+    @property
+    def fd(self) -> int:
+        """The open descriptor.
+
+        Raises:
+            ExaifsError: the file cannot be opened again.
+        """
+        if self._fd is None:
+            try:
+                self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+            except OSError as exc:
+                raise _translate(exc) from exc
+        return self._fd
+
+    @property
+    def kept(self) -> bool:
+        """Whether the present bytes survive a power cut."""
+        return self._kept_generation == self.generation
+
+    @property
+    def ever_kept(self) -> bool:
+        """Whether a record of this file, perhaps of older bytes, is in the journal."""
+        return self._kept_generation >= 0
+
+    def resume(self, write_ids: Sequence[str]) -> None:
+        """Go on with the uploads of an earlier run: the newest was of the present bytes."""
+        self.write_ids = list(write_ids)
+        if self.write_ids:
+            self._identified = self.generation
+
+    def note_kept(self, generation: int) -> None:
+        """Note that the bytes of that generation, and a record of them, are on the disk."""
+        self._kept_generation = generation
+
+    def rest(self) -> None:
+        """Give the descriptor back: thousands of files may wait to be sent."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
 
     def __repr__(self) -> str:
         return f"<Staged {self.path.name} {self.size_bytes} bytes dirty={self.dirty}>"
@@ -117,6 +186,7 @@ class Staged:
         """
         view = memoryview(data)
         done = 0
+        self.expected_sha256 = None
         try:
             while done < len(view):
                 done += os.pwrite(self.fd, view[done:], offset + done)
@@ -142,6 +212,7 @@ class Staged:
 
     def truncate(self, size_bytes: int) -> None:
         """Cut or extend with zeros."""
+        self.expected_sha256 = None
         try:
             os.ftruncate(self.fd, size_bytes)
         except OSError as exc:
@@ -158,7 +229,66 @@ class Staged:
         """Return the digest of the whole file; a thread reads it unless it was written in order."""
         if self._hashed_bytes == self.size_bytes:
             return self._hash.hexdigest()
-        return await trio.to_thread.run_sync(self._digest_file)
+        found = await trio.to_thread.run_sync(self._digest_file)
+        if self.expected_sha256 not in {None, found}:
+            raise DamagedBytes(f"staged bytes were damaged on the disk: {self.path}")
+        return found
+
+    @property
+    def known_sha256(self) -> str | None:
+        """The digest, if it costs nothing."""
+        return self._hash.hexdigest() if self._hashed_bytes == self.size_bytes else self.expected_sha256
+
+    async def sync(self) -> None:
+        """Have the bytes, and the file's name, on the disk (fsync(2), of the directory too).
+
+        Raises:
+            NoSpace, ExaifsError: they are not.
+        """
+        await trio.to_thread.run_sync(self._sync)
+
+    def _sync(self) -> None:
+        try:
+            os.fsync(self.fd)
+            if not self.ever_kept:
+                sync_directory(self.path.parent)
+        except OSError as exc:
+            raise _translate(exc) from exc
+
+    async def copy(self) -> Staged:
+        """Return a copy that may be changed, blocks shared where the disk can.
+
+        Raises:
+            NoSpace: the disk is full.
+        """
+        twin = Staged.create(self.path.parent)
+        try:
+            await trio.to_thread.run_sync(copy_contents, self.path, twin.fd)
+        except OSError as exc:
+            twin.close()
+            raise _translate(exc) from exc
+        except BaseException:
+            twin.close()
+            raise
+        twin.filled()
+        twin.touch()
+        self._hand_over(twin)
+        return twin
+
+    def empty_copy(self) -> Staged:
+        """Do as `copy` followed by `truncate(0)`."""
+        twin = Staged.create(self.path.parent)
+        self._hand_over(twin)
+        return twin
+
+    def _hand_over(self, twin: Staged) -> None:
+        twin.dirty_since_ns = self.dirty_since_ns
+        twin.write_ids = list(self.write_ids)
+        twin.tried = self.tried
+        twin.predecessor = self.path.name
+        twin.generation = self.generation + 1
+        twin.acknowledged = self.acknowledged
+        twin.closed_ns = self.closed_ns
 
     def _digest_file(self) -> str:
         digest = hashlib.sha256()
@@ -173,6 +303,13 @@ class Staged:
 
     def close(self, *, keep_file: bool = False) -> None:
         """Close, and remove the file unless it went elsewhere or must be kept."""
-        os.close(self.fd)
+        self.rest()
+        if self.predecessor is not None:
+            (self.path.parent / self.predecessor).unlink(missing_ok=True)
         if not keep_file:
             self.path.unlink(missing_ok=True)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the files that the journal may have a record of."""
+        return [self.path.name, *([] if self.predecessor is None else [self.predecessor])]

@@ -43,7 +43,7 @@ class Writer:
         """
         async with inode.lock:
             self._publisher.check_size(inode, offset + len(data))
-            staged = inode.staged or await self._stage(inode)
+            staged = await self._writable(inode)
             written = staged.write_at(offset, data)
             _modified(inode)
         return written
@@ -65,12 +65,22 @@ class Writer:
             raise InvalidArgument("only files have a size to set")
         async with inode.lock:
             self._publisher.check_size(inode, size_bytes)
-            staged = inode.staged or await self._stage(inode, keep_bytes=size_bytes > 0)
+            staged = await self._writable(inode, keep_bytes=size_bytes > 0)
             staged.truncate(size_bytes)
             _modified(inode)
             if publish and inode.writers == 0:
-                await self._publisher.publish(inode)
-                await self._publisher.settle(inode)
+                await self._publisher.close_and_settle(inode)
+
+    async def _writable(self, inode: Inode, *, keep_bytes: bool = True) -> Staged:
+        """Return a staged copy that may be changed: never the one that a close was answered for."""
+        staged = inode.staged
+        if staged is None:
+            return await self._stage(inode, keep_bytes=keep_bytes)
+        if staged.sealed:
+            fresh = await staged.copy() if keep_bytes else staged.empty_copy()
+            staged.rest()
+            inode.staged = staged = fresh
+        return staged
 
     async def _stage(self, inode: Inode, *, keep_bytes: bool = True) -> Staged:
         staged = Staged.create(self._directory)

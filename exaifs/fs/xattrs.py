@@ -19,7 +19,7 @@ from exaifs.errors import (
 )
 from exaifs.fs.core import Core
 from exaifs.fs.inodes import Inode
-from exaifs.fs.leftovers import describe_again
+from exaifs.fs.keeping import Keeper
 from exaifs.fs.namespace import Namespace
 from exaifs.fs.provider_ids import OutsideAttributes
 from exaifs.fs.virtual import is_virtual
@@ -42,13 +42,17 @@ class Xattrs:
         core: inodes.
         namespace: changes rows.
         outside: attributes that may ask somebody outside.
+        keeper: has the journal know those of unsent files.
     """
 
-    def __init__(self, core: Core, namespace: Namespace, outside: OutsideAttributes) -> None:
+    def __init__(
+        self, core: Core, namespace: Namespace, outside: OutsideAttributes, keeper: Keeper
+    ) -> None:
         self._core = core
         self._outside = outside
         self._table = core.table
         self._namespace = namespace
+        self._keeper = keeper
 
     async def get(self, ino: Ino, name: bytes, uid: int | None = None) -> bytes:
         """Return a value.
@@ -123,12 +127,13 @@ class Xattrs:
     async def _change(self, inode: Inode, xattrs: dict[str, bytes], patch: RowPatch) -> None:
         if inode.entry.kind == "symlink":
             raise NotPermitted("user attributes exist on files and directories only")
-        if not inode.unlinked and not inode.entry.pending:
+        travels = inode.entry.pending and inode.staged is not None  # with the bytes
+        if not inode.unlinked and not travels:
             await self._namespace.patch_row(inode, patch)
         inode.entry = replace(inode.entry, xattrs=xattrs, ctime_ns=time.time_ns())
         if inode.staged is not None:
             inode.staged.touch()
-            describe_again(inode)
+            await self._keeper.keep_again(inode)
         self._table.store(inode)
 
     def _changeable(self, name: bytes) -> str:
@@ -173,6 +178,8 @@ def _content_values(inode: Inode, entry: Entry) -> dict[str, bytes]:
 def _state(inode: Inode) -> str:
     if inode.uploading:
         return "uploading"
-    if inode.failure is not None and inode.dirty:
-        return f"failed: {inode.failure}"
-    return "dirty" if inode.dirty else "clean"
+    if inode.staged is None or not inode.dirty:
+        return "clean"
+    if inode.staged.kept and inode.staged.acknowledged and not inode.staged.refused:
+        return "pending"
+    return "dirty" if inode.failure is None else f"failed: {inode.failure}"

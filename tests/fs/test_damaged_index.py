@@ -44,7 +44,7 @@ async def test_a_damaged_index_is_rebuilt(
     """Everything is listed anew, what was damaged is kept beside it, and unsent files are sent."""
     for number in range(200):
         server.bucket.put(f"d/{number:03}", b"x")
-    async with mount(drain_s=0.5) as paths:
+    async with mount(offline_writes="refuse", drain_s=0.5) as paths:
         assert len(await paths.ls("d")) == 200
         server.online = False
         with pytest.raises(Unreachable):
@@ -54,7 +54,7 @@ async def test_a_damaged_index_is_rebuilt(
     for suffix in ("-wal", "-shm"):
         index.with_name(index.name + suffix).unlink(missing_ok=True)
     damage(index)
-    async with mount() as paths:
+    async with mount(offline_writes="refuse") as paths:
         assert len(await paths.ls("d")) == 201
         assert await paths.read("d/unsent") == b"precious"
         assert await paths.fs.drain(5) == 0

@@ -108,7 +108,7 @@ async def test_a_write_that_fails_in_the_middle_changes_nothing_beyond(tmp_path:
 async def test_unsent_bytes_do_not_overwrite_a_later_close(server: DoubleServer, mount: Mount) -> None:
     """close() failed here, then another host's succeeded: what is sent later must not replace that."""
     server.bucket.put("f", b"old")
-    async with mount(drain_s=0.5) as paths:
+    async with mount(offline_writes="refuse", drain_s=0.5) as paths:
         await paths.ls()
         server.inject("put", Unreachable("away"), times=2)
         with pytest.raises(Unreachable):
@@ -125,7 +125,7 @@ async def test_leftovers_do_not_overwrite_a_later_close(
 ) -> None:
     """The same across a restart; the bytes that lost are kept beside, and tried no more."""
     server.bucket.put("f", b"old")
-    async with mount(drain_s=0.1) as paths:
+    async with mount(offline_writes="refuse", drain_s=0.1) as paths:
         await paths.ls()
         server.inject("put", Unreachable("away"), times=100)
         with pytest.raises(Unreachable):
@@ -136,18 +136,18 @@ async def test_leftovers_do_not_overwrite_a_later_close(
     server.bucket.put("f", b"theirs, acknowledged")
     server.bucket.put("new", b"theirs, acknowledged")
     for _ in range(2):
-        async with mount() as paths:
+        async with mount(offline_writes="refuse") as paths:
             await paths.fs.drain(5)
             for key in ("f", "new"):
                 assert server.bucket.objects[key].data == b"theirs, acknowledged"
                 assert await paths.read(key) == b"theirs, acknowledged"
-    kept = [path.read_bytes() for path in (tmp_path / "cache" / "staging").glob("*.conflict")]
+    kept = [path.read_bytes() for path in (tmp_path / "cache" / "conflicts").glob("*.data")]
     assert kept == [b"ours, not acknowledged"] * 2
 
 
 async def test_what_a_reader_outlives_is_sent(server: DoubleServer, mount: Mount) -> None:
     """close() of the writer failed while a reader had the file open: it is still sent later."""
-    async with mount(drain_s=0.1) as paths:
+    async with mount(offline_writes="refuse", drain_s=0.1) as paths:
         await paths.create("f", b"old")
         async with paths.open("f"):
             server.inject("put", Unreachable("away"), times=1)
@@ -166,28 +166,6 @@ async def test_truncate_beside_a_reader_is_published(server: DoubleServer, mount
         async with paths.open("f"):
             await paths.setattr("f", AttributeChange(size_bytes=4))
             assert server.bucket.objects["f"].data == b"0123"
-
-
-async def test_a_full_disk_at_the_end_loses_no_other_file(
-    server: DoubleServer, mount: Mount, tmp_path: Path
-) -> None:
-    """A description that cannot be written concerns one file; the others are kept."""
-    staging = tmp_path / "cache" / "staging"
-    async with mount(drain_s=0.1) as paths:
-        server.inject("put", Unreachable("away"), times=100)
-        for name in ("a", "b"):
-            with pytest.raises(Unreachable):
-                await paths.create(name, name.encode())
-        described = sorted(staging.glob("*.json"))
-        assert len(described) == 2
-        first = described[0]
-        first.unlink()
-        first.mkdir()  # renaming the description into place fails
-    server.clear_faults()
-    first.rmdir()
-    async with mount() as paths:
-        await paths.fs.drain(5)
-        assert len(server.bucket.objects) == 1
 
 
 async def test_a_pending_file_over_another_can_be_removed(server: DoubleServer, mount: Mount) -> None:

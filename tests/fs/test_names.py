@@ -235,7 +235,7 @@ async def test_a_directory_rename_that_stops_half_way_loses_nothing(
     """Every file is in one of the two directories, and the listing says which."""
     for number in range(20):
         server.bucket.put(f"old/{number}", b"%d" % number)
-    async with mount() as paths:
+    async with mount(offline_writes="refuse") as paths:
         await paths.ls("old")
         server.inject("move", Unreachable("cut"), times=3)
         with pytest.raises(Unreachable):
@@ -281,7 +281,7 @@ async def test_a_wrong_key_does_not_empty_a_directory(server: DoubleServer, moun
     """Absent only when proven absent: refused listings leave what is known."""
     server.trigger_installed = False
     server.bucket.put("d/file", b"x")
-    async with mount(freshness_s=TTL_S) as paths:
+    async with mount(offline_writes="refuse", freshness_s=TTL_S) as paths:
         assert await paths.ls("d") == ["file"]
         server.inject("*", Unauthorized("revoked"), times=50)
         assert await paths.ls("d") == ["file"]

@@ -41,7 +41,7 @@ async def test_unsent_bytes_are_sent_though_a_reader_closes_last(
     server: DoubleServer, mount: Mount
 ) -> None:
     """A close that failed is made good in the background, also when a reader held the file longest."""
-    async with mount() as paths:
+    async with mount(offline_writes="refuse") as paths:
         await paths.create("file", b"old")
         async with paths.open("file"):
             server.inject("put", Unreachable("cable cut"), times=1)

@@ -104,8 +104,7 @@ async def test_a_file_whose_upload_had_no_answer_leaves_nothing_behind(
     """Close failed, but the bytes had arrived: when the name goes, the object goes, too."""
     async with mount() as paths:
         server.inject("put", Unreachable("the answer was lost"), after=True)
-        with pytest.raises(Unreachable):
-            await paths.create("f", b"bytes")
+        await paths.create("f", b"bytes")
         if away == "renamed":
             await paths.rename("f", "g")
         else:
@@ -149,11 +148,9 @@ async def test_an_upload_whose_answer_was_lost_is_known_as_ours(server: DoubleSe
     """What was written after it is sent, and not kept aside as if another host had been quicker."""
     async with mount() as paths:
         server.inject("put", Unreachable("the answer was lost"), times=2, after=True)
-        with pytest.raises(Unreachable):
-            await paths.create("f", b"first")
+        await paths.create("f", b"first")
         server.inject("put", Unreachable("later"))
-        with pytest.raises(Unreachable):
-            await paths.overwrite("f", b"second")
+        await paths.overwrite("f", b"second")
         assert await paths.fs.drain(5.0) == 0
         assert server.bucket.objects["f"].data == b"second"
         assert await paths.read("f") == b"second"
@@ -162,9 +159,8 @@ async def test_an_upload_whose_answer_was_lost_is_known_as_ours(server: DoubleSe
 async def test_a_file_kept_aside_is_not_written_any_more(server: DoubleServer, mount: Mount) -> None:
     """The kernel still has the name of a file that another host's replaced: it must look again."""
     async with mount() as paths:
-        server.inject("put", Unreachable("away"), times=2)
-        with pytest.raises(Unreachable):
-            await paths.create("f", b"ours")
+        server.inject("put", Unreachable("away"))
+        await paths.create("f", b"ours")
         async with paths.inode("f") as ino:
             server.bucket.put("f", b"theirs")
             await paths.fs.drain(5.0)
@@ -179,7 +175,7 @@ async def test_a_file_kept_aside_is_not_written_any_more(server: DoubleServer, m
 @pytest.mark.parametrize("away", ["renamed", "removed"])
 async def test_unsent_bytes_do_not_bring_a_name_back(server: DoubleServer, mount: Mount, away: str) -> None:
     """Close failed, another host's file took the name, and that left: nothing is sent there later."""
-    async with mount() as paths:
+    async with mount(offline_writes="refuse") as paths:
         await paths.create("f", b"1")
         server.inject("put", Unreachable("away"), times=2)
         with pytest.raises(Unreachable):
@@ -223,7 +219,7 @@ async def test_a_directory_whose_making_had_no_answer_is_found_by_the_listing(
     server: DoubleServer, mount: Mount
 ) -> None:
     """A listing that was under way when mkdir failed knows better, and is not passed over."""
-    async with mount() as paths:
+    async with mount(offline_writes="refuse") as paths:
         assert await paths.ls() == []
 
         async def mkdir() -> None:
@@ -252,8 +248,7 @@ async def test_an_unsent_file_replaces_one_whose_upload_had_no_answer(
     async with mount() as paths:
         server.inject("put", Unreachable("the answer was lost"), times=4, after=True)
         for name in ("target", "source"):
-            with pytest.raises(Unreachable):
-                await paths.create(name, name.encode())
+            await paths.create(name, name.encode())
         await paths.rename("source", "target")
         assert await paths.fs.drain(5.0) == 0
         await follow(paths)

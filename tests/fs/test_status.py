@@ -82,7 +82,7 @@ async def test_cache_figures(server: DoubleServer, mount: Mount) -> None:
 
 async def test_what_is_unsent(server: DoubleServer, mount: Mount) -> None:
     """Open files with changes, files that wait, and why the last attempt failed."""
-    async with mount(drain_s=0.01) as paths:
+    async with mount(offline_writes="refuse", drain_s=0.01) as paths:
         async with paths.open("open", os.O_CREAT | os.O_WRONLY) as handle:
             await paths.write_all(handle, b"x")
             queue = paths.fs.status().queue

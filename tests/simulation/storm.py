@@ -84,12 +84,22 @@ class Storm:
         rate = choose(self.chance, [0.0, 0.02, 0.1, 0.3])
         self.weather = Weather(self.chance, rate, choose(self.chance, [0.01, 0.5, 3.0]))
         self._tag = 0
+        self.settings = {
+            "write_mode": choose(self.chance, ["through", "through", "back"]),
+            "offline_writes": choose(self.chance, ["journal", "journal", "refuse"]),
+            "write_back_s": choose(self.chance, [0.0, 2.0]),
+        }
+
+    @property
+    def sends_at_close(self) -> bool:
+        """Whether close returns only when the bucket has the bytes."""
+        return self.settings["write_mode"] == "through" and self.settings["offline_writes"] == "refuse"
 
     async def run(self) -> None:
         """Play the storm, calm it, and compare."""
         with trio.fail_after(END_S):
             await self._storm()
-            self.note("calm")
+            self.note(f"calm, after {self.settings}")
             self.weather.calm()
             self.server.online = True
             await self._compare()
@@ -136,7 +146,7 @@ class Storm:
 
     async def _serve(self, cache: Path, mine: list[Private]) -> None:
         remote = distant(self.server.remote(), self.weather)
-        config = load(uid=1000, gid=1000, freshness_s=PACE_S)
+        config = load(uid=1000, gid=1000, freshness_s=PACE_S, **self.settings)
         async with FileSystem.open(config, remote, cache, None) as fs:
             try:
                 async with trio.open_nursery() as background:
@@ -193,7 +203,7 @@ class Storm:
         private.made = True
 
     async def _write(self, kernel: Kernel, private: Private, name: str) -> None:
-        """Replace a file, or make it; when close returns it is in the bucket."""
+        """Replace a file, or make it; when close returns it is safe."""
         before = private.possible(name)
         path = f"{private.path}/{name}"
         try:
@@ -213,7 +223,8 @@ class Storm:
                 chunk = data[start : start + 128 * 1024]
                 await kernel.fs.files.write(handle, start, chunk)
             await kernel.fs.files.flush(handle)
-            assert self.server.bucket.objects[path].data == data, f"{path} was not sent"
+            if self.sends_at_close:
+                assert self.server.bucket.objects[path].data == data, f"{path} was not sent"
             private.files[name] = {data}
             self.note(f"closed {path} {data[:8]!r}")
         finally:

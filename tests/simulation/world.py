@@ -186,7 +186,8 @@ def check_database(path: Path) -> None:
             )
         }
         parents = {parent for (parent,) in database.execute("SELECT DISTINCT parent FROM entries")}
-        assert parents <= {"", *directories}
+        orphans = parents - {"", *directories}
+        assert not orphans, orphans
 
 
 def check_nothing_left(fs: FileSystem, staging: Path, keys: set[str]) -> None:

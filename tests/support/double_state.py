@@ -220,10 +220,14 @@ class BucketState:
         return self.record(key)
 
     def carry_row(self, source: str, target: str) -> ObjectRecord:
-        """Give the target the source's row."""
+        """Give the target the source's row; bytes that another client put there keep their own hash."""
         self._object(target)
-        row = self.rows.pop(source, None)
+        row, there = self.rows.pop(source, None), self.rows.get(target)
         if row is not None:
+            if there is not None and there.sha256 not in {None, row.sha256}:
+                old = replace(row.posix, mtime_ns=None, kind="file")
+                row.sha256, row.write_id, row.posix = there.sha256, there.write_id, merged(old, there.posix)
+                row.provider_file_ids, row.local_cache_path = {}, None
             self.rows[target] = row
             self._log += [source, target]
         return self.record(target)

@@ -1,0 +1,106 @@
+"""Keeps staged bytes over the end of this process: on the disk, with a record in the journal.
+
+The order is what counts: the bytes (fsync), the name of their file (fsync of its directory), then the
+record (fdatasync of the journal). So a record always names bytes that are there; staged files without one
+were never acknowledged.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from exaifs.cache.entries import Entry
+from exaifs.cache.intents import Put
+from exaifs.fs.inodes import Inode
+from exaifs.fs.outbox import Outbox
+from exaifs.fs.staging import Staged
+
+
+class Keeper:
+    """Keeps the staged files of one mount.
+
+    Args:
+        outbox: has the journal.
+    """
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+
+    async def keep(self, inode: Inode, *, acknowledged: bool, seal: bool = False) -> None:
+        """Keep an inode's staged bytes; they survive a power cut when this returns. Its lock is held.
+
+        Args:
+            inode: dirty.
+            acknowledged: whether somebody is told that they are safe now.
+            seal: whether they must stay as they are: a close, not an fsync.
+
+        Raises:
+            NoSpace, ExaifsError: the disk refuses; what was kept before still is.
+        """
+        staged = inode.staged
+        assert staged is not None
+        staged.acknowledged = acknowledged
+        staged.closed_ns = time.time_ns()
+        staged.sealed = seal
+        try:
+            await self._keep(inode, staged)
+        except BaseException:
+            staged.sealed = False
+            raise
+
+    async def keep_again(self, *inodes: Inode) -> None:
+        """After a change of name or attributes: have the journal say the same of what it knows.
+
+        Raises:
+            NoSpace, ExaifsError: the disk refuses.
+        """
+        for inode in inodes:
+            staged = inode.staged
+            if staged is not None and staged.ever_kept and inode.dirty:
+                await self._keep(inode, staged)
+
+    async def _keep(self, inode: Inode, staged: Staged) -> None:
+        generation = staged.generation
+        await staged.sync()
+        staged.write_id()  # told before it is used: an upload found after a crash is known as ours
+        await self._outbox.keep([put_of(inode.entry, staged)], _predecessor(staged))
+        staged.note_kept(generation)
+        if staged.predecessor is not None:
+            (staged.path.parent / staged.predecessor).unlink(missing_ok=True)
+            staged.predecessor = None
+        if inode.unlinked or inode.staged is not staged:  # meanwhile
+            self._outbox.drop(staged.path.name)
+
+    def forget(self, staged: Staged) -> None:
+        """Forget a staged file that was sent, or that nobody wants; `Outbox.sync` makes that durable."""
+        self._outbox.drop(*staged.names)
+
+
+def puts_of(inodes: Iterable[tuple[Inode, Entry]]) -> list[Put]:
+    """Return what the journal is to say of those inodes it knows, under other entries."""
+    return [
+        put_of(entry, inode.staged)
+        for inode, entry in inodes
+        if inode.staged is not None and inode.staged.ever_kept and inode.dirty
+    ]
+
+
+def put_of(entry: Entry, staged: Staged) -> Put:
+    """Return what the journal says of a staged file.
+
+    A digest is told only of bytes that stay as they are until the next record.
+    """
+    return Put(
+        entry,
+        staged.path.name,
+        staged.size_bytes,
+        sha256=staged.known_sha256 if staged.sealed else None,
+        write_ids=tuple(staged.write_ids),
+        closed_ns=staged.closed_ns,
+        acknowledged=staged.acknowledged,
+    )
+
+
+def _predecessor(staged: Staged) -> list[str]:
+    return [] if staged.predecessor is None else [staged.predecessor]

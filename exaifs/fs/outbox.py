@@ -1,0 +1,241 @@
+"""The outbox: what was acknowledged here and waits to be carried out at Supabase, kept in the journal.
+
+Two kinds of things wait. *Operations* (remove, move, mark, unmark, patch) are carried out in order: one
+that touches a key waits for every earlier one that touches the same key, a directory above it, or anything
+below it; all others may run side by side. *Puts* are states of staged files: one waits for every operation
+on its key, and operations never wait for it, because whatever renames or removes a name also changes or
+drops the put of it.
+
+While an operation waits, its keys are claimed in the index: answers of the server leave them alone, for
+they tell of a time before it. Changing anything here is synchronous, but for waiting for the disk.
+
+`changes` fills it, `sender` empties it, `adoption` fills it from the journal at the start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import trio
+
+from exaifs.cache.index import Index
+from exaifs.cache.intents import Move, Operation, Put, keys_of, to_record
+from exaifs.cache.journal import Journal
+from exaifs.cache.journalfile import Record
+from exaifs.cache.keyset import KeySet
+
+
+class Outbox:
+    """What waits, of one mount.
+
+    Args:
+        journal: keeps it.
+        index: has the keys of operations claimed.
+    """
+
+    def __init__(self, journal: Journal, index: Index) -> None:
+        self._journal = journal
+        self._index = index
+        # Mutable state, changed without an await but for the journal's.
+        self._operations: dict[int, Operation] = {}
+        self._keys = KeySet()
+        self._in_hand: set[int] = set()
+        self._direct: set[int] = set()  # in the hands of the caller of `append`, who holds claims
+        self._puts: dict[str, int] = {}
+        self._on_news: list[Callable[[], None]] = []
+        self._settled = trio.Event()
+
+    # -- looking -----------------------------------------------------------------------------------
+
+    @property
+    def operations(self) -> Mapping[int, Operation]:
+        """What waits, by number, in order."""
+        return self._operations
+
+    @property
+    def damaged(self) -> Sequence[str]:
+        """Names of files with records that could not be read at the start."""
+        return [str(path) for path in self._journal.damaged]
+
+    def on_news(self, act: Callable[[], None]) -> None:
+        """Have something called whenever there is more to carry out."""
+        self._on_news.append(act)
+
+    def overlaps(self, *keys: str) -> bool:
+        """Tell whether an operation waits that touches one of these keys, above or below it."""
+        return bool(self._operations) and any(self._keys.overlaps(key) for key in keys)
+
+    def runnable(self) -> Iterator[tuple[int, Operation]]:
+        """Yield the operations that wait for no earlier one and that nobody is carrying out."""
+        earlier = KeySet()
+        for number, operation in list(self._operations.items()):
+            keys = keys_of(operation)
+            if number not in self._in_hand and not any(earlier.overlaps(key) for key in keys):
+                yield number, operation
+            for key in keys:
+                earlier.add(key)
+
+    def stored_key(self, key: str) -> str:
+        """Return where the bucket has what is called `key` here: moves may wait to be carried out."""
+        for operation in reversed(self._operations.values()):
+            if isinstance(operation, Move):
+                key = moved_key(key, operation.entry.key, operation.source)
+        return key
+
+    def local_key(self, number: int, key: str) -> str:
+        """Return what is called `key` after an operation, once all later ones are carried out, too."""
+        for later, operation in self._operations.items():
+            if later > number and isinstance(operation, Move):
+                key = moved_key(key, operation.source, operation.entry.key)
+        return key
+
+    async def wait_settled(self, key: str) -> None:
+        """Return once no operation that touches a key waits; for ever while Supabase is away."""
+        while self.overlaps(key):
+            await self._settled.wait()
+
+    # -- operations --------------------------------------------------------------------------------
+
+    async def append(
+        self,
+        operation: Operation,
+        *,
+        puts: Sequence[Put] = (),
+        dropped: Sequence[str] = (),
+        in_hand: bool = False,
+    ) -> int:
+        """Have an operation wait; it survives a power cut when this returns.
+
+        Args:
+            operation: what to carry out.
+            puts: new states of staged files, which it changes, in the same step.
+            dropped: staged files that nobody wants any more after it.
+            in_hand: the caller is about to carry it out itself, and calls `done` or `let_go`. Until then
+                its claims have others wait; `overlaps` does not count it.
+
+        Returns:
+            Its number.
+
+        Raises:
+            NoSpace, ExaifsError: the disk refuses; nothing is changed.
+        """
+        number, *_ = await self._write([to_record(operation)], puts, dropped)
+        if in_hand:
+            self._in_hand.add(number)
+            self._direct.add(number)
+        self.take(number, operation)
+        return number
+
+    def take(self, number: int, operation: Operation) -> None:
+        """Have an operation of the journal wait."""
+        self._operations[number] = operation
+        for key in keys_of(operation):
+            self._index.claim(key)
+            if number not in self._direct:
+                self._keys.add(key)
+        self._news()
+
+    def begin(self, number: int) -> None:
+        """Note that an operation is being carried out."""
+        self._in_hand.add(number)
+
+    def let_go(self, number: int) -> None:
+        """Note that it is not any more: it is still to be carried out."""
+        self._in_hand.discard(number)
+        if number in self._direct:
+            self._direct.discard(number)
+            for key in keys_of(self._operations[number]):
+                self._keys.add(key)
+        self._news()
+
+    async def done(self, number: int, revised: Mapping[int, Operation] | None = None) -> None:
+        """Forget an operation that was carried out or given up; what waited for it may begin.
+
+        That is on the disk before anything later begins: a next run must not carry it out on what a later
+        one has left.
+
+        Args:
+            number: which.
+            revised: what later ones say now: it may have given an object another version.
+
+        Raises:
+            NoSpace, ExaifsError: it is still to be done.
+        """
+        revised = revised or {}
+        await self._journal.append([], [number], {later: to_record(new) for later, new in revised.items()})
+        self._operations.update(revised)
+        operation = self._operations.pop(number)
+        self._in_hand.discard(number)
+        for key in keys_of(operation):
+            self._index.release(key)
+            if number not in self._direct:
+                self._keys.discard(key)
+        self._direct.discard(number)
+        self._settled.set()
+        self._settled = trio.Event()
+        self._news()
+
+    # -- puts --------------------------------------------------------------------------------------
+
+    async def keep(self, puts: Sequence[Put], dropped: Sequence[str] = ()) -> None:
+        """Have the journal know of staged files; they survive a power cut when this returns.
+
+        Args:
+            puts: their newest states, instead of earlier ones; their bytes are on the disk already.
+            dropped: other staged files, which they replace.
+
+        Raises:
+            NoSpace, ExaifsError: the disk refuses; what was known before still is.
+        """
+        await self._write([], puts, dropped)
+        self._news()
+
+    async def _write(
+        self, operations: Sequence[Record], puts: Sequence[Put], dropped: Sequence[str]
+    ) -> list[int]:
+        """Write one step, and know its puts; return the numbers of the operations."""
+        replaced = [*(put.staged for put in puts), *dropped]
+        old = [number for name in replaced if (number := self._puts.get(name)) is not None]
+        numbers = await self._journal.append([*operations, *map(to_record, puts)], old)
+        for name in replaced:
+            self._puts.pop(name, None)
+        for number, put in zip(numbers[len(operations) :], puts, strict=True):
+            self._puts[put.staged] = number
+        return numbers[: len(operations)]
+
+    def take_put(self, number: int, put: Put) -> None:
+        """Know of a put of the journal."""
+        self._puts[put.staged] = number
+
+    def drop(self, *staged: str) -> None:
+        """Forget staged files that were sent or are not wanted any more; `sync` makes that durable."""
+        self._journal.forget(
+            [number for name in staged if (number := self._puts.pop(name, None)) is not None]
+        )
+
+    def knows(self, staged: str) -> bool:
+        """Tell whether the journal has a record of a staged file."""
+        return staged in self._puts
+
+    async def sync(self) -> None:
+        """Have on the disk what was dropped.
+
+        Raises:
+            NoSpace, ExaifsError: it will be, with the next thing that is written.
+        """
+        await self._journal.sync()
+
+    def discard_records(self, numbers: Iterable[int]) -> None:
+        """Forget records of the journal that `adoption` found to be of no use."""
+        self._journal.forget(numbers)
+
+    def _news(self) -> None:
+        for act in self._on_news:
+            act()
+
+
+def moved_key(key: str, source: str, target: str) -> str:
+    """Return what a key is called after a move from `source` to `target`, of an object or a prefix."""
+    if source.endswith("/"):
+        return target + key[len(source) :] if key.startswith(source) else key
+    return target if key == source else key

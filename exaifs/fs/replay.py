@@ -1,0 +1,252 @@
+"""Carries operations of the outbox out at Supabase, whatever has become of their objects meanwhile.
+
+Each looks first: it may have been done already, by an attempt whose answer was lost or by a run that ended
+before it could say so; or another host may have changed the object. What another host wrote is never
+deleted, and where a move replaces it, it is kept aside.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+import structlog
+
+from exaifs.cache.entries import Entry, with_marker
+from exaifs.cache.intents import Mark, Move, Operation, Patch, Remove, Unmark, keys_of
+from exaifs.cache.merge import Difference, merge_changes
+from exaifs.errors import ExaifsError, NameTooLong, NotFound, Rejected
+from exaifs.fs.carrier import Carrier
+from exaifs.fs.conflicts import Conflicts
+from exaifs.fs.core import Core
+from exaifs.fs.directories import Directories
+from exaifs.fs.inodes import Inode
+from exaifs.fs.keeping import Keeper
+from exaifs.fs.relocation import Relocation
+from exaifs.model import ObjectRecord
+from exaifs.names import path_of
+from exaifs.remote.interface import Change, RowPatch
+
+_log = structlog.get_logger(__name__)
+
+
+class Replayer:
+    """Carries out what waits in the outbox of one mount.
+
+    Args:
+        core: index, inodes, contents, outbox.
+        directories: told of names that stand for something else.
+        conflicts: keeps what is replaced.
+        keeper: has the journal say what staged files replace now.
+        on_change: told what names stand for other inodes.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        directories: Directories,
+        conflicts: Conflicts,
+        keeper: Keeper,
+        on_change: Callable[[Difference], None],
+    ) -> None:
+        self._index = core.index
+        self._table = core.table
+        self._contents = core.contents
+        self._outbox = core.changes.outbox
+        self._carrier: Carrier = core.changes.carrier
+        self._conflicts = conflicts
+        self._keeper = keeper
+        self._relocation = Relocation(core, directories)
+        self._on_change = on_change
+
+    async def carry_out(self, number: int, operation: Operation) -> None:
+        """Carry one out; it is forgotten when this returns.
+
+        Raises:
+            ExaifsError: it could not be, and is to be tried again.
+        """
+        try:
+            surprised, revised = await self._carry_out(number, operation)
+        except (NameTooLong, Rejected) as exc:
+            # Supabase will never take it: what is there shows again under its own name.
+            self._conflicts.note(operation.entry.key, f"given up, as Supabase refused it: {exc}")
+            surprised, revised = list(keys_of(operation)), {}
+        await self._outbox.done(number, revised)
+        await self._look_again(surprised)
+
+    async def _carry_out(self, number: int, operation: Operation) -> tuple[list[str], dict[int, Operation]]:
+        """Do it; return the keys that are not what was expected, and what later operations say now."""
+        match operation:
+            case Remove():
+                return await self._remove(operation), {}
+            case Move() if operation.entry.is_dir:
+                return await self._move_tree(number, operation), {}
+            case Move():
+                return await self._move(number, operation)
+            case Mark():
+                await self._mark(operation)
+            case Unmark():
+                await self._carrier.remove([operation.entry.marker_key])
+            case Patch():
+                return await self._patch(number, operation), {}
+        return [], {}
+
+    # -- removing ----------------------------------------------------------------------------------
+
+    async def _remove(self, operation: Remove) -> list[str]:
+        entry = operation.entry
+        record = (await self._carrier.look([entry.key])).get(entry.key)
+        if record is None:
+            return []
+        if not (_is_same(entry, record) or record.write_id in operation.write_ids):
+            self._conflicts.note(entry.key, "removed here, but another host has changed it: it stays")
+            return [entry.key]
+        await self._keep_open_bytes(entry, record)
+        await self._carrier.remove([entry.key])
+        return []
+
+    async def _keep_open_bytes(self, entry: Entry, record: ObjectRecord) -> None:
+        """Who has a removed file open goes on reading it."""
+        inode = self._table.live(entry.ino)
+        if inode is None or inode.opens == 0 or inode.staged is not None:
+            return
+        try:
+            await self._contents.materialize(record.ref)
+        except ExaifsError as exc:
+            _log.warning(
+                "open file removed before it was fetched", path=path_of(entry.key), reason=str(exc)
+            )
+
+    # -- moving ------------------------------------------------------------------------------------
+
+    async def _move(self, number: int, operation: Move) -> tuple[list[str], dict[int, Operation]]:
+        source, target, entry = operation.source, operation.entry.key, operation.entry
+        found = await self._carrier.look([source, target])
+        there, taken = found.get(source), found.get(target)
+        record = await self._already_moved(entry, source, there, taken)
+        if record is None and there is None:
+            self._conflicts.note(source, "renamed here, but another host has removed it")
+            return [source, target], {}
+        if record is None:
+            await self._keep_replaced(operation.replaced, taken)
+            record = await self._carrier.move(source, target, replace=taken is not None)
+        return [], await self._take_on(number, operation, record)
+
+    async def _already_moved(
+        self, entry: Entry, source: str, there: ObjectRecord | None, taken: ObjectRecord | None
+    ) -> ObjectRecord | None:
+        """Return the target's record if an earlier attempt has moved the file there.
+
+        A file is known by its id, which goes along; equal bytes prove nothing while the source is there.
+        """
+        is_source = there is not None and there.version == entry.version
+        if taken is None:
+            return None
+        if entry.file_id is None or taken.file_id is None:
+            return taken if _is_same(entry, taken) and not is_source else None
+        if taken.file_id != entry.file_id:
+            return None
+        if is_source:
+            await self._carrier.remove([source])  # the last step of a rename over a file
+        return taken
+
+    async def _keep_replaced(self, replaced: Entry | None, taken: ObjectRecord | None) -> None:
+        if taken is not None and (replaced is None or not _is_same(replaced, taken)):
+            await self._conflicts.keep_theirs(taken, "replaced by a rename on this host", None)
+
+    async def _take_on(self, number: int, operation: Move, record: ObjectRecord) -> dict[int, Operation]:
+        revised = self._revised(number, operation.entry, record)
+        entry = self._index.by_ino(operation.entry.ino)
+        if entry is not None and not entry.pending:
+            self._relocation.take_on_entry(entry, record, operation.source, attributes_wait=bool(revised))
+            await self._keep_again(self._table.live(entry.ino))
+        return revised
+
+    async def _keep_again(self, *inodes: Inode | None) -> None:
+        """Have the journal say what staged files replace now."""
+        for inode in inodes:
+            if inode is not None and inode.staged is not None:
+                async with inode.lock:
+                    await self._keeper.keep_again(inode)
+
+    def _revised(self, number: int, entry: Entry, record: ObjectRecord) -> dict[int, Operation]:
+        """Have later operations on the same file know the version it has now."""
+        revised: dict[int, Operation] = {}
+        for later, operation in self._outbox.operations.items():
+            if later > number and operation.entry.ino == entry.ino:
+                fresh = replace(operation.entry, version=record.version, etag=record.etag)
+                revised[later] = replace(operation, entry=fresh)
+        return revised
+
+    async def _move_tree(self, number: int, operation: Move) -> list[str]:
+        old, new = operation.source, operation.entry.key
+        keys = [record.key async for record in self._carrier.tree(old)]
+        if keys:
+            await self._keep_collisions(old, new, keys)
+            await self._carrier.move_all([(key, new + key[len(old) :]) for key in keys], replace=True)
+        moved: set[str] = set()
+        async for record in self._carrier.tree(new):
+            key = self._outbox.local_key(number, record.key)
+            self._relocation.take_on(record, old + record.key[len(new) :], key)
+            moved.add(key)
+        entry = self._index.by_ino(operation.entry.ino)
+        if entry is not None:
+            self._relocation.drop_unmoved(entry.key, moved)
+            await self._keep_again(*self._table.below(entry.key))
+        return []
+
+    async def _keep_collisions(self, old: str, new: str, keys: Iterable[str]) -> None:
+        """Keep what another host has put where something is about to go."""
+        moving = {new + key[len(old) :] for key in keys}
+        async for record in self._carrier.tree(new):
+            if record.key in moving and record.size_bytes > 0:
+                await self._conflicts.keep_theirs(record, "replaced by a rename on this host", None)
+
+    # -- directories and attributes ----------------------------------------------------------------
+
+    async def _mark(self, operation: Mark) -> None:
+        newest = self._index.by_ino(operation.entry.ino) or operation.entry
+        record = await self._carrier.mark(operation.entry, newest.posix)
+        entry = self._index.by_ino(operation.entry.ino)
+        if entry is not None:
+            marked = with_marker(entry, record)
+            self._table.put(replace(marked, pending=False, posix=entry.posix, xattrs=entry.xattrs))
+
+    async def _patch(self, number: int, operation: Patch) -> list[str]:
+        (key,) = keys_of(operation)
+        patch = RowPatch(operation.posix, operation.set_xattrs, operation.drop_xattrs)
+        try:
+            record = await self._carrier.patch(key, patch)
+        except NotFound:
+            self._conflicts.note(key, "changed here, but another host has removed it")
+            return [key]
+        entry = self._index.by_ino(operation.entry.ino)
+        if entry is not None and not self._revised(number, entry, record):
+            file_id = record.file_id or entry.file_id
+            posix = operation.posix or entry.posix
+            self._table.put(replace(entry, posix=posix, xattrs=record.xattrs, file_id=file_id))
+        return []
+
+    # -- afterwards --------------------------------------------------------------------------------
+
+    async def _look_again(self, keys: list[str]) -> None:
+        """Show what the bucket has under keys that were not what was expected."""
+        if not keys:
+            return
+        plain = [key for key in keys if not key.endswith("/")]
+        for prefix in set(keys) - set(plain):
+            self._index.expire_below(prefix)
+            self._index.mark_unloaded(prefix[: prefix[:-1].rfind("/") + 1])
+        with self._index.view() as view:
+            found = await self._carrier.look(plain) if plain else {}
+            changes = [Change(key, found.get(key)) for key in plain]
+            difference, _skipped = merge_changes(self._index, changes, view=view, at_ns=time.time_ns())
+        self._on_change(difference)
+
+
+def _is_same(entry: Entry, record: ObjectRecord) -> bool:
+    """Tell whether an object is what an entry stands for, though a move of ours gave it another version."""
+    return entry.same_content(record) or (
+        entry.etag != "" and entry.etag == record.etag and entry.size_bytes == record.size_bytes
+    )

@@ -1,0 +1,271 @@
+"""Sends in the background what waits: operations in order, staged files when they are due.
+
+One loop starts what may run, at most eight at a time, and sleeps until there is news or something falls
+due. Trouble with one thing delays that one; when Supabase is away, one thing at a time asks, at growing
+intervals with jitter, until it answers.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import sqlite3
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
+
+import structlog
+import trio
+
+from exaifs.errors import ExaifsError
+from exaifs.fs.contact import is_away
+from exaifs.fs.core import Core
+from exaifs.fs.inodes import Inode
+from exaifs.fs.publish import Publisher
+from exaifs.fs.replay import Replayer
+from exaifs.names import path_of
+
+_log = structlog.get_logger(__name__)
+
+AT_ONCE = 8
+"""The server gains nothing from more (measured)."""
+
+_FIRST_RETRY_S = 1.0
+_MAX_RETRY_S = 30.0
+_REFUSED_RETRY_S = 300.0
+_LAST_TRIES = 3
+"""How often to ask, at the end, a Supabase that is away."""
+
+_PACE_S = 0.01
+"""Many closes in a row make one look at what waits."""
+
+_Item = tuple[object, Callable[[], Awaitable[None]]]
+"""What is sent, as a key of the table of what is under way, and the attempt."""
+
+
+class Sender:
+    """Empties the outbox of one mount.
+
+    Args:
+        core: inodes, outbox, contact.
+        publisher: sends staged files.
+        replayer: carries out operations.
+        delay_s: how long a file rests after a close in mode `back`, or an fsync, before it is sent.
+    """
+
+    def __init__(self, core: Core, publisher: Publisher, replayer: Replayer, *, delay_s: float) -> None:
+        self._table = core.table
+        self._outbox = core.changes.outbox
+        self._contact = core.contact
+        self._publisher = publisher
+        self._replayer = replayer
+        self._delay_s = delay_s
+        # Mutable state, changed without an await.
+        self._news = trio.Event()
+        self._files: dict[Inode, None] = {}  # with unsent bytes, the one that was closed first at the front
+        self._under_way: set[object] = set()
+        self._attempts: dict[int, int] = {}
+        self._due: dict[int, float] = {}
+        self._pause_until = -math.inf
+        self._failures = 0
+        self.problems: dict[int, str] = {}
+        """Why operations could not be carried out, by number."""
+        self._outbox.on_news(self.wake)
+        self._contact.on_return(self.hurry)
+
+    # -- telling it --------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """There may be something to send."""
+        self._news.set()
+        self._news = trio.Event()
+
+    def note(self, inode: Inode, *, at_once: bool = False) -> None:
+        """A staged file waits to be sent: after its rest, or at once."""
+        if inode.staged is not None:
+            inode.staged.due_at = -math.inf if at_once else trio.current_time() + self._delay_s
+            self._files.pop(inode, None)
+            self._files[inode] = None
+        self.wake()
+
+    def hurry(self) -> None:
+        """Try everything now, whatever it was waiting for."""
+        self._pause_until = -math.inf
+        self._failures = 0
+        self._due.clear()
+        for inode in self._files:
+            if inode.staged is not None:
+                inode.staged.due_at = -math.inf
+        self.wake()
+
+    # -- running -----------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Send until cancelled."""
+        async with trio.open_nursery() as nursery:
+            task_status.started()
+            while True:
+                news = self._news
+                self._start(nursery)
+                with trio.move_on_after(self._until_due()):
+                    await news.wait()
+                await trio.sleep(_PACE_S)
+
+    def _start(self, nursery: trio.Nursery) -> None:
+        if trio.current_time() < self._pause_until:
+            return
+        # While Supabase is away one question is enough.
+        room = (1 if self._contact.offline else AT_ONCE) - len(self._under_way)
+        for key, attempt in self._ready():
+            if room <= 0:
+                return
+            room -= 1
+            self._under_way.add(key)
+            nursery.start_soon(self._attempt, key, attempt)
+
+    async def _attempt(self, key: object, attempt: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await attempt()
+        finally:
+            self._under_way.discard(key)
+            self.wake()
+
+    def _ready(self) -> Iterator[_Item]:
+        now = trio.current_time()
+        for number, _operation in self._outbox.runnable():
+            if number not in self._under_way and self._due.get(number, -math.inf) <= now:
+                yield number, partial(self._carry_out, number)
+        for inode in self._waiting():
+            if inode not in self._under_way and self._due_at(inode) <= now:
+                yield inode, partial(self._send, inode)
+
+    def _waiting(self) -> Iterator[Inode]:
+        """Yield the inodes whose staged bytes may be sent, sooner or later, as things are."""
+        for inode in list(self._files):
+            staged = inode.staged
+            if staged is None or not inode.dirty:
+                del self._files[inode]
+                continue
+            if staged.refused:
+                continue
+            # Of an open file only what an fsync has made whole.
+            if (inode.opens == 0 or staged.kept) and not self._outbox.overlaps(inode.entry.key):
+                yield inode
+
+    def _due_at(self, inode: Inode) -> float:
+        return -math.inf if inode.staged is None else inode.staged.due_at
+
+    def _until_due(self) -> float:
+        """Return how long to sleep if nothing happens."""
+        if len(self._under_way) >= AT_ONCE:
+            return math.inf
+        now = trio.current_time()
+        times = [self._due_at(inode) for inode in self._waiting() if inode not in self._under_way]
+        times += [
+            self._due.get(number, -math.inf)
+            for number, _operation in self._outbox.runnable()
+            if number not in self._under_way
+        ]
+        if not times:
+            return math.inf
+        soonest = max(min(times), self._pause_until)
+        # What is due and was not started waits for room, of which there will be news.
+        return soonest - now if soonest > now else math.inf
+
+    async def _send(self, inode: Inode) -> None:
+        staged = inode.staged
+        try:
+            async with inode.lock:
+                if not self._outbox.overlaps(inode.entry.key):
+                    await self._publisher.send(inode)
+                if inode.opens == 0 and inode.staged is not None:
+                    inode.staged.rest()
+            self._worked()
+        except (ExaifsError, sqlite3.Error) as exc:
+            if staged is not None:
+                staged.attempts += 1
+                staged.due_at = self._failed(exc, staged.attempts)
+            _log.warning("not sent yet", path=path_of(inode.entry.key), reason=str(exc))
+        self._table.release(inode)
+
+    async def _carry_out(self, number: int) -> None:
+        operation = self._outbox.operations.get(number)
+        if operation is None:
+            return
+        self._outbox.begin(number)
+        try:
+            await self._replayer.carry_out(number, operation)
+        except (ExaifsError, sqlite3.Error) as exc:
+            self._attempts[number] = self._attempts.get(number, 0) + 1
+            self._due[number] = self._failed(exc, self._attempts[number])
+            self.problems[number] = str(exc)
+            what, path = type(operation).__name__.lower(), path_of(operation.entry.key)
+            _log.warning("not carried out yet", what=what, path=path, reason=str(exc))
+            self._outbox.let_go(number)
+            return
+        for table in (self._attempts, self._due, self.problems):
+            table.pop(number, None)
+        self._contact.succeeded()
+        self._worked()
+
+    def _worked(self) -> None:
+        self._failures = 0
+        self._pause_until = -math.inf
+
+    def _failed(self, exc: Exception, attempts: int) -> float:
+        """Take notice of a failure and return when to try that thing again."""
+        self._contact.note(exc)
+        if self._contact.offline:
+            self._failures += 1
+            self._pause_until = trio.current_time() + _backoff_s(self._failures)
+        if not is_away(exc) and isinstance(exc, ExaifsError):
+            return trio.current_time() + min(_REFUSED_RETRY_S, _backoff_s(attempts) * 10)
+        return trio.current_time() + _backoff_s(attempts)
+
+    # -- the end -----------------------------------------------------------------------------------
+
+    async def drain(self, deadline_s: float) -> int:
+        """Send what waits, open files too, for at most so long; return how many things are left.
+
+        While Supabase is away it is asked a few times: all of it is in the journal, or put there now.
+        """
+        with trio.move_on_after(deadline_s):
+            async with trio.open_nursery() as nursery:
+                await self._publish_open()
+                self.hurry()
+                await self._send_all(nursery)
+        for inode in self._table:
+            if inode.dirty:
+                await self._keep(inode)
+        return self.left()
+
+    async def _send_all(self, nursery: trio.Nursery) -> None:
+        while self.left():
+            news = self._news
+            self._start(nursery)
+            until_due_s = self._until_due()
+            away = self._contact.offline and self._failures >= _LAST_TRIES
+            if not self._under_way and (away or until_due_s == math.inf):
+                return  # refused, or waiting for what was
+            with trio.move_on_after(until_due_s):
+                await news.wait()
+
+    def left(self) -> int:
+        """Return how many files and operations Supabase does not have."""
+        return sum(inode.dirty for inode in self._table) + len(self._outbox.operations)
+
+    async def _publish_open(self) -> None:
+        """Have what is open and dirty sent, too: no close may come before the end."""
+        for inode in self._table:
+            if inode.dirty and inode.staged is not None and not inode.staged.kept:
+                await self._keep(inode)
+                self.note(inode, at_once=True)
+
+    async def _keep(self, inode: Inode) -> None:
+        async with inode.lock:
+            await self._publisher.keep_unsent(inode)
+
+
+def _backoff_s(failures: int) -> float:
+    """Return how long to wait after so many failures: half of it by chance."""
+    longest_s = min(_MAX_RETRY_S, _FIRST_RETRY_S * 2.0 ** min(failures - 1, 10))
+    return longest_s * (0.5 + random.random() / 2)  # noqa: S311 - jitter

@@ -1,0 +1,86 @@
+"""The way of written bytes, put together: staged, kept in the journal, sent, or set aside in a conflict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import structlog
+
+from exaifs.cache.conflicts import DIRECTORY as CONFLICTS
+from exaifs.cache.journalfile import Record
+from exaifs.cache.merge import Difference
+from exaifs.config import Config
+from exaifs.fs.adoption import Adoption
+from exaifs.fs.conflicts import Conflicts
+from exaifs.fs.core import Core
+from exaifs.fs.directories import Directories
+from exaifs.fs.inodes import Inode
+from exaifs.fs.keeping import Keeper
+from exaifs.fs.publish import Publisher, WritePolicy
+from exaifs.fs.replay import Replayer
+from exaifs.fs.sender import Sender
+from exaifs.fs.writing import Writer
+
+_log = structlog.get_logger(__name__)
+
+STAGING = "staging"
+
+
+class WritePath:
+    """Everything that holds, keeps and sends what was written, for one mount.
+
+    Args:
+        config: settings.
+        core: the bucket, and what is known of it.
+        directories: told of names that stand for something else.
+        cache_directory: holds `staging/` and `conflicts/`.
+        size_limit_bytes: the bucket's limit, where known.
+        on_change: told what names stand for other inodes.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        core: Core,
+        directories: Directories,
+        *,
+        cache_directory: Path,
+        size_limit_bytes: int | None,
+        on_change: Callable[[Difference], None],
+    ) -> None:
+        self._core = core
+        self._staging = cache_directory / STAGING
+        self.keeper = Keeper(core.changes.outbox)
+        self.conflicts = Conflicts(cache_directory / CONFLICTS, core.contents)
+        self.publisher = Publisher(
+            core,
+            self.keeper,
+            self.conflicts,
+            WritePolicy(config.write_mode, config.offline_writes, config.conflict),
+            size_limit_bytes=size_limit_bytes,
+            on_change=on_change,
+            on_work=self._note,
+        )
+        self.writer = Writer(core.contents, self.publisher, self._staging)
+        replayer = Replayer(core, directories, self.conflicts, self.keeper, on_change)
+        self.sender = Sender(core, self.publisher, replayer, delay_s=config.write_back_s)
+
+    def _note(self, inode: Inode) -> None:
+        self.sender.note(inode)
+
+    async def adopt(self, records: Mapping[int, Record]) -> None:
+        """Take over what the journal says an earlier run left; call it once, before anything is served."""
+        waiting = await Adoption(self._core, self.conflicts, self.sender, self._staging).run(records)
+        if waiting:
+            _log.info("what an earlier run left is sent in the background", waiting=waiting)
+
+
+def make_directories(cache_directory: Path) -> None:
+    """Make the directories that it needs.
+
+    Raises:
+        OSError: they cannot be made.
+    """
+    for name in (STAGING, CONFLICTS):
+        (cache_directory / name).mkdir(mode=0o700, exist_ok=True)
