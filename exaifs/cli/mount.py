@@ -18,6 +18,9 @@ from exaifs.config import Config
 from exaifs.providers.settings import load_providers
 
 CONSISTENCIES: Final = ("feed", "open")
+WRITE_MODES: Final = ("through", "back")
+OFFLINE_WRITES: Final = ("journal", "refuse")
+CONFLICTS: Final = ("last-close", "refuse")
 LOG_FORMATS: Final = ("auto", "console", "json")
 LOG_NAME: Final = "exaifs.log"
 
@@ -27,6 +30,7 @@ LOG_NAME: Final = "exaifs.log"
     examples=(
         ("exaifs mount ./files", "in the foreground; Ctrl-C uploads what is left and unmounts"),
         ("exaifs mount --daemon /app/files", "in the background; `exaifs umount /app/files` ends it"),
+        ("exaifs mount --write-mode back ./files", "close does not wait for the network; see exaifs sync"),
         ("exaifs mount --read-only --bucket reports /mnt/reports", "another bucket, for reading only"),
         ("exaifs mount --allow-other --uid 1000 --gid 1000 /app/files", "as root, for a service's user"),
     ),
@@ -44,6 +48,24 @@ LOG_NAME: Final = "exaifs.log"
     "--consistency",
     type=click.Choice(CONSISTENCIES),
     help="feed: others' changes show in a second; open: every open asks.  [EXAIFS_CONSISTENCY, feed]",
+)
+@click.option(
+    "--write-mode",
+    type=click.Choice(WRITE_MODES),
+    help="through: close returns once the file is in Supabase; back: once it is safe on this disk.  "
+    "[EXAIFS_WRITE_MODE, through]",
+)
+@click.option(
+    "--offline-writes",
+    type=click.Choice(OFFLINE_WRITES),
+    help="While Supabase is away: keep what is written for later, or fail.  "
+    "[EXAIFS_OFFLINE_WRITES, journal]",
+)
+@click.option(
+    "--conflict",
+    type=click.Choice(CONFLICTS),
+    help="When another host wrote the same file: the last close wins, or ours fails.  "
+    "[EXAIFS_CONFLICT, last-close]",
 )
 @click.option("--allow-other", is_flag=True, default=None, help="Let other users in.  [EXAIFS_ALLOW_OTHER]")
 @click.option("--uid", type=int, help="Owner of files that record none.  [EXAIFS_UID, you]")
@@ -79,7 +101,8 @@ def command(
     """Mount a bucket of Supabase Storage at the directory DIR.
 
     DIR must exist and be empty. A file is uploaded when it is closed. Without a connection what is in the
-    cache is served, and written files are uploaded later. A mount that a crash left at DIR is replaced.
+    cache is served, and what is written is kept in a journal and uploaded later. A mount that a crash left
+    at DIR is replaced.
     """
     config = session.load(**flags)
     config.require_remote()

@@ -23,6 +23,7 @@ from exaifs.errors import ConfigError, ExaifsError, MountError, Unauthorized, Un
 COMMANDS: Final = {
     "mount": "Mount a bucket at a directory.",
     "umount": "Unmount a directory, also one left behind by a crash.",
+    "sync": "Wait until everything that was written is in Supabase.",
     "status": "Show how a mount is: state, cache, what waits to be sent.",
     "dev": "Run a Supabase on this machine, for trying and testing.",
     "init": "Print or apply the database schema; create the buckets.",

@@ -125,10 +125,14 @@ def _feed(feed: dict[str, Any]) -> str:
 
 
 def _queue(queue: dict[str, Any]) -> str:
-    if not queue["dirty_open"] and not queue["waiting"]:
+    changes = queue["changes_waiting"]
+    if not (queue["dirty_open"] or queue["waiting"] or changes):
         return "nothing"
     parts = [f"{queue['waiting']:,} waiting", f"{queue['dirty_open']:,} open and changed"]
-    parts.append(f"the oldest for {_duration(queue['oldest_unsent_age_s'] or 0)}")
+    parts += [f"{changes:,} changes of names or attributes"] if changes else []
+    if queue["oldest_unsent_age_s"] is not None:
+        parts.append(_size(queue["waiting_bytes"]))
+        parts.append(f"the oldest for {_duration(queue['oldest_unsent_age_s'])}")
     if queue["failed"]:
         parts.append(f"{queue['failed']:,} FAILED: {queue['last_error']}")
     return ", ".join(parts)

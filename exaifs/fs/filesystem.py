@@ -37,7 +37,7 @@ from exaifs.fs.provider_ids import OpenProviderIds, OutsideAttributes, ProviderI
 from exaifs.fs.removal import Remover
 from exaifs.fs.rename import Renamer
 from exaifs.fs.status import Reporter, Status
-from exaifs.fs.virtual import VirtualFiles
+from exaifs.fs.virtual import STATUS_NAME, SYNC_NAME, VirtualFiles
 from exaifs.fs.writepath import WritePath, make_directories
 from exaifs.fs.xattrs import Xattrs
 from exaifs.remote.interface import Hello, Remote
@@ -93,7 +93,8 @@ class FileSystem:
             remote, index, table, contents, contact, Claims(index), changes, config.read_only
         )
         handles = HandleTable()
-        virtual = VirtualFiles(lambda: self.status().to_bytes(), uid=uid, gid=gid, umask=config.umask)
+        shown = {STATUS_NAME: lambda: self.status().to_bytes(), SYNC_NAME: self._sync_now}
+        virtual = VirtualFiles(shown, uid=uid, gid=gid, umask=config.umask)
         self.invalidations = Invalidations(index)
         self.directories = Directories(core, config.freshness_s, self._changed)
         self._gap = trio.Event()
@@ -210,6 +211,9 @@ class FileSystem:
     def status(self) -> Status:
         """Return what is to be said about this mount now; takes milliseconds."""
         return self._reporter.snapshot()
+
+    def _sync_now(self) -> bytes:
+        return self.writes.sync_now()
 
     def is_known(self) -> bool:
         """Whether an earlier run left anything to serve while Supabase is away."""

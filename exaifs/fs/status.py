@@ -104,6 +104,8 @@ class QueueStatus:
 
     dirty_open: int
     waiting: int
+    waiting_bytes: int
+    changes_waiting: int
     failed: int
     oldest_unsent_unix_s: float | None
     oldest_unsent_age_s: float | None
@@ -132,8 +134,10 @@ class Status:
       the reads that came to it, `cache.hit_rate` that of both tiers of all reads, `remote.share` the rest.
       `evictions` from both tiers. `disk_disabled`: what failed on the local disk.
     - `queue`: files with bytes or attributes that are not in Supabase yet: `dirty_open` while a program has
-      them open, `waiting` afterwards; `failed`: those of both whose last attempt failed, with `last_error`
-      of the newest of them; `oldest_unsent_unix_s`: since when the oldest of all is unsent.
+      them open, `waiting` afterwards, with `waiting_bytes` in both; `failed`: those of both whose last
+      attempt failed, with `last_error` of the newest of them; `oldest_unsent_unix_s`: since when the oldest
+      of all is unsent. `changes_waiting`: changes of names and attributes to be carried out. `.exaifs/sync`
+      lists all of it.
     - `odd_keys`: by kind `count` and the first 20 `names`, as far as directories are loaded. Not shown,
       named by key: `empty_segment` (`//`, or a slash at either end), `dot_segment` (`.` or `..`),
       `reserved_name` (`.exaifs` at the top is this directory), `long_name` (over 255 bytes); below one
@@ -211,7 +215,11 @@ class Reporter:
             feed=self._feed_status(),
             index=size,
             cache=cache,
-            queue=_queue([inode for inode in self._core.table if inode.dirty], now_ns),
+            queue=_queue(
+                [inode for inode in self._core.table if inode.dirty],
+                len(self._core.changes.outbox.operations),
+                now_ns,
+            ),
             odd_keys={str(kind): names for kind, names in self._survey.odd_names(_SAMPLE).items()},
             access_counters_waiting=self._counters.waiting,
         )
@@ -297,7 +305,7 @@ def _cache(counted: CacheStatistics) -> CacheStatus:
     )
 
 
-def _queue(dirty: list[Inode], now_ns: int) -> QueueStatus:
+def _queue(dirty: list[Inode], changes: int, now_ns: int) -> QueueStatus:
     since = {inode: inode.staged.dirty_since_ns for inode in dirty if inode.staged is not None}
     failed = [inode for inode in dirty if inode.failure is not None]
     newest = max(failed, key=lambda inode: since[inode], default=None)
@@ -305,6 +313,8 @@ def _queue(dirty: list[Inode], now_ns: int) -> QueueStatus:
     return QueueStatus(
         dirty_open=sum(inode.opens > 0 for inode in dirty),
         waiting=sum(inode.opens == 0 for inode in dirty),
+        waiting_bytes=sum(inode.size_bytes for inode in dirty),
+        changes_waiting=changes,
         failed=len(failed),
         oldest_unsent_unix_s=_unix_s(oldest_ns),
         oldest_unsent_age_s=_age_s(oldest_ns, now_ns),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import structlog
+import trio
 
 from exaifs.cache.conflicts import DIRECTORY as CONFLICTS
 from exaifs.cache.journalfile import Record
@@ -20,11 +22,14 @@ from exaifs.fs.keeping import Keeper
 from exaifs.fs.publish import Publisher, WritePolicy
 from exaifs.fs.replay import Replayer
 from exaifs.fs.sender import Sender
+from exaifs.fs.waiting import WaitingList
 from exaifs.fs.writing import Writer
 
 _log = structlog.get_logger(__name__)
 
 STAGING = "staging"
+
+_HURRY_EVERY_S = 2.0
 
 
 class WritePath:
@@ -65,6 +70,16 @@ class WritePath:
         self.writer = Writer(core.contents, self.publisher, self._staging)
         replayer = Replayer(core, directories, self.conflicts, self.keeper, on_change)
         self.sender = Sender(core, self.publisher, replayer, delay_s=config.write_back_s)
+        self.waiting = WaitingList(core, self.sender)
+        self._hurried_at = -math.inf
+
+    def sync_now(self) -> bytes:
+        """Have everything that waits tried at once, and say what that is; asking often hurries nothing."""
+        now = trio.current_time()
+        if now - self._hurried_at > _HURRY_EVERY_S:
+            self._hurried_at = now
+            self.sender.hurry()
+        return self.waiting.to_bytes()
 
     def _note(self, inode: Inode) -> None:
         self.sender.note(inode)

@@ -28,11 +28,12 @@ sys.stdout.buffer.write(data)
 """
 
 
-def read_status(directory: Path, deadline_s: float = DEADLINE_S) -> dict[str, Any]:
-    """Return the snapshot of the mount at a directory.
+def read_hidden(directory: Path, name: str, deadline_s: float = DEADLINE_S) -> bytes:
+    """Return the content of a hidden file of the mount at a directory.
 
     Args:
         directory: the mountpoint itself.
+        name: of the file in `.exaifs/`.
         deadline_s: how long the daemon may take to answer; a mount that hangs cannot hold this up.
 
     Raises:
@@ -43,12 +44,28 @@ def read_status(directory: Path, deadline_s: float = DEADLINE_S) -> dict[str, An
         raise MountError(f"nothing is mounted at {directory}. Name the directory of an exaifs mount.")
     if not mount.is_ours:
         raise MountError(f"{directory} is not an exaifs mount but {mount.source} ({mount.fstype})")
-    data = ask_child(_READ, mount.path / RESERVED_NAME / "status.json", deadline_s)
+    data = ask_child(_READ, mount.path / RESERVED_NAME / name, deadline_s)
     if data is None:
         raise MountError(
             f"the mount at {directory} does not answer within {deadline_s:g} s. Look at its log; to take "
             f"it away: exaifs umount --lazy {directory}"
         )
+    if data.startswith(b'{"errno"'):
+        raise _unreadable(directory, int(json.loads(data)["errno"]))
+    return data
+
+
+def read_status(directory: Path, deadline_s: float = DEADLINE_S) -> dict[str, Any]:
+    """Return the snapshot of the mount at a directory.
+
+    Args:
+        directory: the mountpoint itself.
+        deadline_s: how long the daemon may take to answer; a mount that hangs cannot hold this up.
+
+    Raises:
+        MountError: not an exaifs mount, its daemon is gone, or it does not answer; says what to do.
+    """
+    data = read_hidden(directory, "status.json", deadline_s)
     try:
         status = json.loads(data)
     except ValueError:
@@ -57,8 +74,6 @@ def read_status(directory: Path, deadline_s: float = DEADLINE_S) -> dict[str, An
         raise MountError(
             f"the mount at {directory} gave no readable status: run the same version of exaifs"
         )
-    if "errno" in status:
-        raise _unreadable(directory, int(status["errno"]))
     if status.get("format") != _FORMAT:
         raise MountError(
             f"the status of the mount at {directory} has format {status.get('format')}, not {_FORMAT}: its "

@@ -53,6 +53,8 @@ SNAPSHOT: dict[str, Any] = {
     },
     "queue": {
         "dirty_open": 0,
+        "waiting_bytes": 0,
+        "changes_waiting": 0,
         "waiting": 0,
         "failed": 0,
         "oldest_unsent_unix_s": None,
@@ -109,6 +111,8 @@ def test_trouble_is_named() -> None:
                 "waiting": 2,
                 "failed": 1,
                 "dirty_open": 1,
+                "waiting_bytes": 3_000_000,
+                "changes_waiting": 4,
                 "oldest_unsent_age_s": 7200,
                 "last_error": "gone",
             },
@@ -119,7 +123,10 @@ def test_trouble_is_named() -> None:
     assert "read-only, consistency open" in found["mount"]
     assert found["server"] == "no answer for 2 min, answered 0.5 s ago"
     assert found["feed"].startswith("not followed: no route")
-    assert found["unsent"] == "2 waiting, 1 open and changed, the oldest for 2.0 h, 1 FAILED: gone"
+    assert found["unsent"] == (
+        "2 waiting, 1 open and changed, 4 changes of names or attributes, 2.9 MiB, "
+        "the oldest for 2.0 h, 1 FAILED: gone"
+    )
     assert found["disk"] == "not used: writing: No space left on device"
     assert found["odd keys"] == "9 empty segment (0//x, 1//x, 2//x, 3//x, 4//x, ...)"
 

@@ -177,7 +177,7 @@ async def test_the_hidden_directory(mount: Mount) -> None:
     async with mount() as paths:
         await paths.create("a", b"")
         assert await paths.ls() == ["a"]
-        assert await paths.ls_all(".exaifs") == [".", "..", "status.json"]
+        assert await paths.ls_all(".exaifs") == [".", "..", "status.json", "sync"]
         directory, file = await paths.stat(".exaifs"), await paths.stat(STATUS)
         assert (directory.is_dir, directory.mode & 0o777, directory.uid) == (True, 0o555, 1000)
         assert (file.is_dir, file.mode & 0o777, file.uid) == (False, 0o444, 1000)
@@ -263,7 +263,7 @@ async def test_numbers_do_not_clash(mount: Mount) -> None:
         assert (await paths.fs.namespace.lookup(ROOT_INO, ".exaifs")).ino == high[0]
         handle = Handle(await paths.fs.namespace.opendir(Ino(high[0])))
         listed = list(await paths.fs.namespace.readdir(handle, 2))
-        assert [entry.name for entry in listed] == ["status.json"]
+        assert [entry.name for entry in listed] == ["status.json", "sync"]
         paths.fs.namespace.took(listed[0])
         paths.fs.namespace.releasedir(handle)
 

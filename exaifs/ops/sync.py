@@ -1,0 +1,134 @@
+"""Waits until what was written is in Supabase, by what `.exaifs/sync` of the mount lists."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from exaifs import mountpoint
+from exaifs.errors import MountError
+from exaifs.ops.status import read_hidden
+
+_PACE_S: Final = 0.25
+_MAX_PACE_S: Final = 2.0
+
+Line = dict[str, Any]
+"""One thing that waits; `fs.waiting.Waiting` says what it holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What is not in Supabase at a moment.
+
+    Attributes:
+        waiting: what is safe on this host and will be sent.
+        failed: what was refused for good, or could not even be kept.
+        open: what programs have open and changed; nobody was told that it is safe.
+    """
+
+    waiting: list[Line]
+    failed: list[Line]
+    open: list[Line]
+
+    @property
+    def size_bytes(self) -> int:
+        """What is still to be sent."""
+        return sum(line["size_bytes"] for line in self.waiting)
+
+
+def mount_above(path: Path | None) -> tuple[Path, str]:
+    """Return the exaifs mount that holds a path, and the path in it; '' for the whole mount.
+
+    Args:
+        path: None: the only exaifs mount there is, or the one of the working directory.
+
+    Raises:
+        MountError: there is none.
+    """
+    absolute = mountpoint.resolved(Path.cwd() if path is None else path)
+    ours = {mount.path for mount in mountpoint.mounts() if mount.is_ours}
+    for above in (absolute, *absolute.parents):
+        if above in ours:
+            inside = os.path.relpath(absolute, above)
+            return above, "" if path is None or inside == "." else inside
+    if path is None and len(ours) == 1:
+        return ours.pop(), ""
+    if path is None:
+        known = f" ({', '.join(sorted(map(str, ours)))})" if ours else ""
+        raise MountError(f"name a path in an exaifs mount{known}")
+    raise MountError(f"{path} is in no exaifs mount")
+
+
+def look(directory: Path, inside: str) -> Left:
+    """Have a mount try everything now, and return what it has not sent at or below a path.
+
+    Args:
+        directory: the mountpoint.
+        inside: relative to it; '' for everything.
+
+    Raises:
+        MountError: it does not answer.
+    """
+    lines = [json.loads(line) for line in read_hidden(directory, "sync").splitlines()]
+    lines = [line for line in lines if _concerns(line, inside)]
+    failed = [line for line in lines if line["state"] == "failed"]
+    opened = [line for line in lines if line["state"] == "open"]
+    return Left([line for line in lines if line["state"] in {"pending", "uploading"}], failed, opened)
+
+
+def _concerns(line: Line, inside: str) -> bool:
+    paths = [line["path"], line["source"]] if line["source"] else [line["path"]]
+    # A change of a directory above concerns what is in it.
+    return inside == "" or any(
+        _is_at_or_below(path.rstrip("/"), inside) or _is_at_or_below(inside, path.rstrip("/"))
+        for path in paths
+    )
+
+
+def _is_at_or_below(path: str, above: str) -> bool:
+    return path == above or path.startswith(f"{above}/")
+
+
+def wait(
+    directory: Path, inside: str, *, timeout_s: float | None, progress: Callable[[Left], None]
+) -> Left:
+    """Return once what waits at this moment is sent, or failed for good.
+
+    Args:
+        directory: the mountpoint.
+        inside: relative to it; '' for everything.
+        timeout_s: how long at most; None: as long as it takes.
+        progress: told again and again what is left.
+
+    Returns:
+        What is left of it.
+
+    Raises:
+        MountError: the mount does not answer.
+    """
+    started_s = time.time()
+    end = None if timeout_s is None else time.monotonic() + timeout_s
+    newest: int | None = None
+    pace_s = _PACE_S
+    while True:
+        left = look(directory, inside)
+        if newest is None:
+            newest = max((line["number"] or 0 for line in left.waiting), default=0)
+        # What was written after the start is somebody else's to wait for.
+        left.waiting[:] = [line for line in left.waiting if _is_older(line, started_s, newest)]
+        progress(left)
+        if not left.waiting or (end is not None and time.monotonic() >= end):
+            return left
+        time.sleep(pace_s)
+        pace_s = min(_MAX_PACE_S, pace_s * 1.3)
+
+
+def _is_older(line: Line, started_s: float, newest: int) -> bool:
+    if line["number"] is not None:
+        return bool(line["number"] <= newest)
+    return line["since_unix_s"] is None or bool(line["since_unix_s"] <= started_s)
