@@ -164,7 +164,7 @@ class Journal:
         if self._fd is None:
             self._rewrite()
         assert self._fd is not None
-        data = b"".join(encode(step.add, step.done) for step in batch)
+        data = b"".join(encode(step.add, step.done) for step in batch if step.add or step.done)
         try:
             _write_all(self._fd, data, self._size_bytes)
         except OSError:

@@ -117,7 +117,8 @@ class Changes:
         if replaces:
             return await self._in_steps(operation, puts, carry_out)
         try:
-            return await carry_out()
+            with self._contact.impatient():
+                return await carry_out()
         except ExaifsError as exc:
             self._check_may_wait(operation, exc)
         await self.outbox.append(operation, puts=puts, dropped=dropped)
@@ -144,7 +145,8 @@ class Changes:
         """Carry out what takes several requests: found half-way, it is finished by the next run."""
         number = await self.outbox.append(operation, puts=puts, in_hand=True)
         try:
-            result = await carry_out()
+            with self._contact.impatient():
+                result = await carry_out()
         except ExaifsError as exc:
             if not (self.may_wait and is_away(exc)):
                 await self.outbox.done(number)
@@ -160,7 +162,8 @@ class Changes:
     ) -> T | None:
         if not self.must_wait(*keys_of(operation)):
             try:
-                return await carry_out()
+                with self._contact.impatient():
+                    return await carry_out()
             except ExaifsError as exc:
                 self._check_may_wait(operation, exc)
         await self.outbox.append(operation, dropped=dropped)

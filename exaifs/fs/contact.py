@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import structlog
 import trio
@@ -14,6 +16,9 @@ _log = structlog.get_logger(__name__)
 
 _FEED_PATIENCE_S = 1.0
 """After a long absence there may be many changes to read: who waits for a directory has it listed then."""
+
+_LAST_PATIENCE_S = 2.0
+"""How long a change that is under way may still take once Supabase is found to be away."""
 
 OFFLINE_RETRY_S = 5.0
 """While Supabase is away, ask again this often instead of making every look-up wait."""
@@ -44,6 +49,7 @@ class Contact:
         self._feed_known = trio.Event()
         self._feed_known.set()
         self._back: list[Callable[[], None]] = []
+        self._impatient: set[trio.CancelScope] = set()
 
     @property
     def offline(self) -> bool:
@@ -53,6 +59,24 @@ class Contact:
     def on_return(self, act: Callable[[], None]) -> None:
         """Have something called whenever Supabase answers again."""
         self._back.append(act)
+
+    @contextmanager
+    def impatient(self) -> Iterator[None]:
+        """Give up soon what is being asked when it turns out, meanwhile, that Supabase is away.
+
+        A request to a server that hangs takes as long as its limits, which allow for large files.
+
+        Raises:
+            Unreachable: it was given up.
+        """
+        with trio.CancelScope() as scope:
+            self._impatient.add(scope)
+            try:
+                yield
+            finally:
+                self._impatient.discard(scope)
+        if scope.cancelled_caught:
+            raise Unreachable(f"given up, as Supabase is away: {self.problem}")
 
     @property
     def worth_trying(self) -> bool:
@@ -93,6 +117,8 @@ class Contact:
         _log.info("Supabase answers again")
         self.offline_since_ns = None
         self.problem = None
+        for scope in self._impatient:
+            scope.deadline = math.inf
         for act in self._back:
             act()
 
@@ -113,3 +139,5 @@ class Contact:
         if self.offline_since_ns is None:
             self.offline_since_ns = time.time_ns()
             _log.warning("Supabase is away; serving what is known", reason=str(exc))
+            for scope in self._impatient:
+                scope.deadline = self._clock() + _LAST_PATIENCE_S

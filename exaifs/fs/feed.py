@@ -7,6 +7,7 @@ from a backup, first run), they are all listed once more in the background.
 
 from __future__ import annotations
 
+import random
 import sqlite3
 import time
 from collections.abc import Callable
@@ -64,8 +65,15 @@ class Feed:
         self._answered_at: float | None = None
         self._proven_at = float("-inf")
         self._caught_up = trio.Event()
+        self._returned = trio.Event()
+        core.contact.on_return(self._hear_of_return)
         self.changes_seen = 0
         self.problem: str | None = _NOT_STARTED
+
+    def _hear_of_return(self) -> None:
+        """Somebody else had an answer: ask at once."""
+        self._returned.set()
+        self._returned = trio.Event()
 
     @property
     def starting(self) -> bool:
@@ -90,8 +98,10 @@ class Feed:
             try:
                 busy = await self.poll()
             except (RemoteError, sqlite3.Error) as exc:
+                returned = self._returned
                 self._lost(exc)
-                await trio.sleep(backoff_s)
+                with trio.move_on_after(backoff_s * (0.5 + random.random() / 2)):  # noqa: S311 - jitter
+                    await returned.wait()
                 backoff_s = min(backoff_s * 2, _MAX_BACKOFF_S)
                 continue
             backoff_s = self._pace_s

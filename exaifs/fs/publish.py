@@ -122,7 +122,8 @@ class Publisher:
             await self.keep(inode, seal=True)
             return
         try:
-            await self._publish_over(inode)
+            with self._contact.impatient():
+                await self._publish_over(inode)
         except ExaifsError as exc:
             if not is_away(exc) or self._policy.offline == "refuse":
                 raise
