@@ -362,5 +362,7 @@ class Publisher:
             return
         with self._index.view() as view:
             change = Change(record.key, record)
-            difference, _ = merge_changes(self._index, [change], view=view, at_ns=time.time_ns())
+            difference, skipped = merge_changes(self._index, [change], view=view, at_ns=time.time_ns())
+        if skipped:
+            self._index.outdate_listings()  # one that is on its way has left out the unsent file's name
         self._on_change(difference)

@@ -241,7 +241,9 @@ class Replayer:
         with self._index.view() as view:
             found = await self._carrier.look(plain) if plain else {}
             changes = [Change(key, found.get(key)) for key in plain]
-            difference, _skipped = merge_changes(self._index, changes, view=view, at_ns=time.time_ns())
+            difference, skipped = merge_changes(self._index, changes, view=view, at_ns=time.time_ns())
+        if skipped:
+            self._index.outdate_listings()
         self._on_change(difference)
 
 
