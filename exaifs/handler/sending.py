@@ -32,7 +32,7 @@ from exaifs.fs.mime import SNIFF_BYTES, mime_type_of
 from exaifs.model import ObjectRecord, Posix
 from exaifs.remote.bodies import FileBody
 from exaifs.remote.files import FileCatalog
-from exaifs.remote.interface import Body, Remote, RowPatch, Upload
+from exaifs.remote.interface import Remote, RowPatch, SeekableBody, Upload
 
 Progress = Callable[[int, int], None]
 """Told how many bytes are done, and of how many; never less than before."""
@@ -203,7 +203,7 @@ class Sender:
 class _ReportingBody:
     """A body that tells how far it was read; when it is repeated, nothing until it is further."""
 
-    def __init__(self, body: Body, progress: Progress) -> None:
+    def __init__(self, body: SeekableBody, progress: Progress) -> None:
         self._body = body
         self._progress = progress
         self._told_bytes = 0
@@ -213,9 +213,9 @@ class _ReportingBody:
         """As the body's."""
         return self._body.size_bytes
 
-    def chunks(self) -> AsyncIterator[bytes]:
-        """Start again from the first byte."""
-        return _ReportingChunks(self._body.chunks(), self._tell)
+    def chunks(self, start: int = 0) -> AsyncIterator[bytes]:
+        """Start from this byte."""
+        return _ReportingChunks(self._body.chunks(start), self._tell, start)
 
     def _tell(self, done_bytes: int) -> None:
         if done_bytes > self._told_bytes:
@@ -224,10 +224,10 @@ class _ReportingBody:
 
 
 class _ReportingChunks(AsyncIterator[bytes]):
-    def __init__(self, chunks: AsyncIterator[bytes], tell: Callable[[int], None]) -> None:
+    def __init__(self, chunks: AsyncIterator[bytes], tell: Callable[[int], None], start: int) -> None:
         self._chunks = chunks
         self._tell = tell
-        self._done_bytes = 0
+        self._done_bytes = start
 
     async def __anext__(self) -> bytes:
         chunk = await anext(self._chunks)

@@ -30,9 +30,9 @@ class BytesBody:
         """Number of bytes."""
         return len(self.data)
 
-    def chunks(self) -> AsyncIterator[bytes]:
-        """Start from the first byte."""
-        return _BytesChunks(memoryview(self.data))
+    def chunks(self, start: int = 0) -> AsyncIterator[bytes]:
+        """Start from this byte."""
+        return _BytesChunks(memoryview(self.data)[start:])
 
 
 class _BytesChunks(AsyncIterator[bytes]):
@@ -56,20 +56,20 @@ class FileBody:
     fd: int
     size_bytes: int
 
-    def chunks(self) -> AsyncIterator[bytes]:
-        """Start from the first byte.
+    def chunks(self, start: int = 0) -> AsyncIterator[bytes]:
+        """Start from this byte.
 
         Raises (from the iterator):
             IntegrityError: the file is shorter than it was said to be.
         """
-        return _FileChunks(self.fd, self.size_bytes)
+        return _FileChunks(self.fd, self.size_bytes, start)
 
 
 class _FileChunks(AsyncIterator[bytes]):
-    def __init__(self, fd: int, size_bytes: int) -> None:
+    def __init__(self, fd: int, size_bytes: int, start: int) -> None:
         self._fd = fd
         self._size_bytes = size_bytes
-        self._position = 0
+        self._position = start
 
     async def __anext__(self) -> bytes:
         wanted = min(_CHUNK_BYTES, self._size_bytes - self._position)

@@ -30,7 +30,7 @@ from exaifs.model import ObjectRecord, ObjectRef
 from exaifs.names import MAX_NAME_BYTES
 from exaifs.remote.download import EmptyDownload, Extent, HttpDownload, extent_of, has_etag_of
 from exaifs.remote.failures import failure_of, storage_error, translated
-from exaifs.remote.interface import Body, Download, Upload
+from exaifs.remote.interface import Body, Download, SeekableBody, Upload, UploadMemory
 from exaifs.remote.session import Session, json_of
 from exaifs.remote.streams import BodyStream
 from exaifs.remote.wire import foreign_answer, quote_key, upload_headers
@@ -57,12 +57,16 @@ class SupabaseBucket:
         self._ignores_range = False
         self._etag_agrees: bool | None = None
 
-    async def put(self, key: str, body: Body, upload: Upload) -> None:
+    async def put(
+        self, key: str, body: SeekableBody, upload: Upload, *, memory: UploadMemory | None = None
+    ) -> None:
         """See `interface.ObjectStore`."""
         headers = upload_headers(body.size_bytes, upload)
         async with self._session.transfers:
             with _long_names_explained(key):
                 await self._session.retry.run("PUT", lambda: self._put_once(key, body, headers))
+        if memory is not None:
+            memory.forget()
 
     async def _put_once(self, key: str, body: Body, headers: dict[str, str]) -> None:
         request = self._session.http.build_request(

@@ -28,6 +28,30 @@ class Body(Protocol):
         """Start again from the first byte."""
 
 
+class SeekableBody(Body, Protocol):
+    """A body that can also be read from its middle, where an upload was cut off."""
+
+    def chunks(self, start: int = 0) -> AsyncIterator[bytes]:
+        """Start from this byte, at most the size; as often as wanted."""
+
+
+class UploadMemory(Protocol):
+    """Where a large upload notes how it can be taken up again, also by the next process.
+
+    A short text that only the store understands; it holds no secret. Nothing depends on it: what was lost
+    or cannot be read costs the bytes that were sent already. The methods are quick and raise nothing.
+    """
+
+    def load(self) -> str | None:
+        """Return what was saved last, or None."""
+
+    def save(self, text: str) -> None:
+        """Replace what was saved; all or nothing."""
+
+    def forget(self) -> None:
+        """Remove what was saved."""
+
+
 @dataclass(frozen=True, slots=True)
 class Upload:
     """What is known about an object when it is sent.
@@ -36,7 +60,8 @@ class Upload:
         sha256: lower-case hex of the body.
         mime_type: without parameters.
         posix: attributes for the row.
-        write_id: unique for this write, so that a foreign one can be told apart.
+        write_id: unique for these bytes, so that a foreign write can be told apart; the same when the
+            same write is tried again.
         xattrs: the user's own attributes.
         size_bytes: of the body, by which `commit` knows our object from another's on a server that drops
             metadata. None costs it a second request there.
@@ -75,8 +100,20 @@ class Download(Protocol):
 class ObjectStore(Protocol):
     """The bytes of one bucket."""
 
-    async def put(self, key: str, body: Body, upload: Upload) -> None:
+    async def put(
+        self, key: str, body: SeekableBody, upload: Upload, *, memory: UploadMemory | None = None
+    ) -> None:
         """Create or replace an object, atomically for readers.
+
+        A large body goes in pieces where the server can do that: a cut connection costs the piece at most,
+        and with a memory the end of the process does neither. The memory of another upload does no harm;
+        after success there is nothing in it.
+
+        Args:
+            key: where.
+            body: the bytes; unchanged until this returns, or until the upload is taken up again.
+            upload: must be equal in all fields for an upload to be taken up again.
+            memory: kept by the caller beside the bytes.
 
         Raises:
             FileTooLarge: over the bucket's or the server's limit; nothing was stored.

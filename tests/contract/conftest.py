@@ -29,6 +29,7 @@ class DoubleWorld:
     prefix: str = field(default_factory=lambda: f"t-{uuid.uuid4().hex}/")
     is_real: bool = True
     long_components: bool = True
+    resumes: bool = True
     remote: Remote = field(init=False)
     small: Remote = field(init=False)
 

@@ -13,7 +13,16 @@ from exaifs.errors import Exists, FileTooLarge, NameTooLong, NotFound, Rejected,
 from exaifs.model import ObjectRef
 from exaifs.remote.bodies import BytesBody, FileBody
 from exaifs.remote.interface import Remote
-from tests.support.world import BadKey, StallingBody, World, find, read, upload_of, write
+from tests.contract.upload_contract import UploadContract
+from tests.support.world import (
+    BadKey,
+    StallingBody,
+    World,
+    find,
+    read,
+    upload_of,
+    write,
+)
 
 MIB = 1024 * 1024
 
@@ -64,7 +73,7 @@ AWKWARD_NAMES = [
 ]
 
 
-class ObjectContract:
+class ObjectContract(UploadContract):
     """Every test states a rule of `exaifs.remote.interface.ObjectStore`."""
 
     async def test_put_is_read_back(self, world: World) -> None:
@@ -111,6 +120,8 @@ class ObjectContract:
         await write(world.small, key, bytes(1000))
         with pytest.raises(FileTooLarge):
             await world.small.objects.put(key, BytesBody(bytes(1001)), upload_of(bytes(1001)))
+        with pytest.raises(FileTooLarge):
+            await world.small.objects.put(key, BytesBody(bytes(7 * MIB)), upload_of(bytes(7 * MIB)))
         kept = await find(world.small, key)
         assert kept is not None
         assert kept.size_bytes == 1000

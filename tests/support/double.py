@@ -6,6 +6,7 @@
     server.inject("put", Busy("later"))           # the next put fails before anything happened
     server.inject("move", Unreachable("cut"), after=True)   # done, but the answer is lost
     server.online = False                         # Unreachable for everything
+    server.uploads.break_off(after_bytes=7 * MIB)  # the next upload is cut; a memory takes it up again
     with server.hold("get") as gate: ...          # calls wait at the gate until it opens
     server.counts["get"]                          # requests so far, by method name
 
@@ -23,12 +24,11 @@ from typing import Any, TypeVar
 
 import anyio
 
-from exaifs.errors import BucketMissing, ExaifsError, IntegrityError, Stale, Unauthorized, Unreachable
+from exaifs.errors import BucketMissing, ExaifsError, Stale, Unauthorized, Unreachable
 from exaifs.model import ObjectRecord, ObjectRef
 from exaifs.remote.download import EmptyDownload
 from exaifs.remote.interface import (
     Access,
-    Body,
     ChangePage,
     Download,
     Hello,
@@ -37,10 +37,13 @@ from exaifs.remote.interface import (
     ProviderUpload,
     Remote,
     RowPatch,
+    SeekableBody,
     Upload,
+    UploadMemory,
 )
 from tests.support.double_providers import ProviderRows
 from tests.support.double_state import BucketState
+from tests.support.double_uploads import Uploads
 
 T = TypeVar("T")
 
@@ -84,6 +87,7 @@ class DoubleServer:
     now_ns: Callable[[], int] = time.time_ns
     bucket: BucketState = field(init=False)
     providers: ProviderRows = field(init=False)
+    uploads: Uploads = field(default_factory=Uploads)
     bucket_exists: bool = True
     online: bool = True
     trigger_installed: bool = True
@@ -164,6 +168,12 @@ class DoubleServer:
             raise Unauthorized("the key is refused")
         if not self.bucket_exists:
             raise BucketMissing(f"no bucket {self.bucket_name!r}")
+
+    async def carry_chunk(self) -> None:
+        """Do everything that happens before a chunk of an upload arrives."""
+        await anyio.sleep(self.chunk_latency_s)
+        if not self.online:
+            raise Unreachable("the connection broke")
 
     def answer_late(self, operation: str) -> None:
         """Have the next answer of a method wait at the gate "late", after the server has acted."""
@@ -252,20 +262,18 @@ class _Face:
 class _Objects(_Face):
     """`ObjectStore` on the double."""
 
-    async def put(self, key: str, body: Body, upload: Upload) -> None:
+    async def put(
+        self, key: str, body: SeekableBody, upload: Upload, *, memory: UploadMemory | None = None
+    ) -> None:
         await self._server.arrive("put", key_is_good=self._key_is_good)
         self._bucket.check_key(key)
         self._bucket.check_size(key, body.size_bytes)
-        data = bytearray()
-        async for chunk in body.chunks():
-            await anyio.sleep(self._server.chunk_latency_s)
-            data += chunk
-        if len(data) != body.size_bytes:
-            raise IntegrityError(f"the body had {len(data)} bytes, not {body.size_bytes}")
+        data = await self._server.uploads.receive(key, body, upload, memory, self._server.carry_chunk)
         if not self._server.online:
             raise Unreachable("the connection broke")
-        self._bucket.put(key, bytes(data), upload.mime_type, upload)
+        self._bucket.put(key, data, upload.mime_type, upload)
         self._server.leave("put")
+        self._server.uploads.done(key, upload, memory)
 
     @asynccontextmanager
     async def get(self, ref: ObjectRef, start: int = 0, stop: int | None = None) -> AsyncIterator[Download]:

@@ -74,6 +74,7 @@ class HttpWorld:
     prefix: str
     is_real: bool
     long_components: bool
+    resumes: bool
 
     @asynccontextmanager
     async def stranger(self, key: BadKey) -> AsyncIterator[Remote]:
@@ -102,7 +103,9 @@ async def open_world(server: Server) -> AsyncIterator[HttpWorld]:
         remote = await stack.enter_async_context(open_remote(server.config(BUCKET)))
         small = await stack.enter_async_context(open_remote(server.config(SMALL_BUCKET)))
         prefix = f"t-{uuid.uuid4().hex}/"
-        yield HttpWorld(server, remote, small, prefix, server.is_real, server.long_components)
+        yield HttpWorld(
+            server, remote, small, prefix, server.is_real, server.long_components, resumes=server.is_real
+        )
         await _empty(remote, prefix)
         await _empty(small, prefix)
 

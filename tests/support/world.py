@@ -29,6 +29,8 @@ class World(Protocol):
     """Whether this is the real storage server's behaviour: ranges, atomic overwrites."""
     long_components: bool
     """Whether a key's component may pass 255 bytes (not where it becomes a file's name)."""
+    resumes: bool
+    """Whether a large upload can be taken up again."""
 
     def stranger(self, key: BadKey) -> AbstractAsyncContextManager[Remote]:
         """Open the bucket with a key that must be refused."""
@@ -109,6 +111,51 @@ async def changes_of(remote: Remote, cursor: str, keys: set[str]) -> dict[str, O
     return found
 
 
+class NotedMemory:
+    """An `UploadMemory` that lives as long as the test."""
+
+    def __init__(self, text: str | None = None) -> None:
+        self.text = text
+
+    def load(self) -> str | None:
+        """Return the note."""
+        return self.text
+
+    def save(self, text: str) -> None:
+        """Replace the note."""
+        self.text = text
+
+    def forget(self) -> None:
+        """Remove the note."""
+        self.text = None
+
+
+class CountedBody:
+    """Bytes that count how many of them were taken, and may stop coming.
+
+    Args:
+        data: all of it.
+        stall_at: after so many bytes nothing more comes; None for all.
+    """
+
+    def __init__(self, data: bytes, stall_at: int | None = None) -> None:
+        self.size_bytes = len(data)
+        self.taken_bytes = 0
+        self.stalled = anyio.Event()
+        self._data = data
+        self._stall_at = stall_at
+
+    async def chunks(self, start: int = 0) -> AsyncIterator[bytes]:
+        """Yield from there, in pieces of no particular size."""
+        for position in range(start, len(self._data), 100_000):
+            if self._stall_at is not None and position >= self._stall_at:
+                self.stalled.set()
+                await anyio.sleep_forever()
+            chunk = self._data[position : position + 100_000]
+            self.taken_bytes += len(chunk)
+            yield chunk
+
+
 class StallingBody:
     """A body whose second half never comes."""
 
@@ -116,8 +163,9 @@ class StallingBody:
         self.size_bytes = size_bytes
         self.stalled = anyio.Event()
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    async def chunks(self, start: int = 0) -> AsyncIterator[bytes]:
         """Yield half, then wait for ever."""
+        assert start == 0
         yield os.urandom(self.size_bytes // 2)
         self.stalled.set()
         await anyio.sleep_forever()

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import random
+
 import anyio
 import pytest
 import trio.testing
 
 from exaifs.errors import Busy, Unreachable
+from exaifs.remote.bodies import BytesBody
 from tests.support.double import DoubleServer
-from tests.support.world import find, read, upload_of, write
+from tests.support.world import NotedMemory, find, read, upload_of, write
 
 pytestmark = pytest.mark.anyio
+
+MIB = 1024 * 1024
 
 
 @pytest.fixture
@@ -69,6 +74,27 @@ async def test_broken_download(server: DoubleServer) -> None:
             await anext(chunks)
     assert got == bytes(range(25))
     assert await read(remote, record.ref) == bytes(range(100))
+
+
+async def test_broken_upload(server: DoubleServer) -> None:
+    """What arrived before the cut is not sent again by whoever remembers it, and by nobody else."""
+    remote, memory = server.remote(), NotedMemory()
+    data = random.Random(5).randbytes(20 * MIB)
+    upload = upload_of(data)
+    server.uploads.break_off(after_bytes=13 * MIB)
+    with pytest.raises(Unreachable):
+        await remote.objects.put("a", BytesBody(data), upload, memory=memory)
+    await remote.objects.put("a", BytesBody(data), upload, memory=memory)
+    assert server.bucket.objects["a"].data == data
+    assert server.uploads.received_bytes == 20 * MIB
+    assert memory.load() is None
+
+    server.uploads.break_off(after_bytes=13 * MIB)
+    with pytest.raises(Unreachable):
+        await remote.objects.put("a", BytesBody(data), upload, memory=memory)
+    server.uploads.expire()
+    await remote.objects.put("a", BytesBody(data), upload, memory=memory)
+    assert server.uploads.received_bytes == 53 * MIB
 
 
 async def test_corrupt_download(server: DoubleServer) -> None:
