@@ -85,6 +85,7 @@ class Config(BaseSettings):
     request_timeout_s: float = Field(
         default=10.0, gt=0, validation_alias=_names("EXAIFS_REQUEST_TIMEOUT_S")
     )
+    read_timeout_s: float = Field(default=10.0, gt=0, validation_alias=_names("EXAIFS_READ_TIMEOUT_S"))
     providers_file: Path | None = Field(default=None, validation_alias=_names("EXAIFS_PROVIDERS_FILE"))
     providers: str = Field(default="", validation_alias=_names("EXAIFS_PROVIDERS"))
     url_lifetime_s: int = Field(

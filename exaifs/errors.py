@@ -172,6 +172,9 @@ class RemoteError(ExaifsError):
 
     temporary: ClassVar[bool] = False
 
+    waited_out: bool = False
+    """Whether the whole time that a caller may wait was spent: asking again at once would double it."""
+
 
 class Unreachable(RemoteError):
     """No answer, or one that did not come from Supabase."""

@@ -124,7 +124,7 @@ async def download(run: Run, source: Source, sink: Sink) -> None:
         try:
             await _receive(run, ref, source, sink)
         except RemoteError as exc:
-            if not exc.temporary or run.fresh_blocks == fresh_blocks:
+            if not exc.temporary or exc.waited_out or run.fresh_blocks == fresh_blocks:
                 raise
         except Stale:
             if ref is sink.ref:  # else our own move came between

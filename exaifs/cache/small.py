@@ -135,8 +135,8 @@ class SmallContents:
                 await self._receive(ref, received)
             except (RemoteError, Stale) as exc:
                 moved = self._shelf.pins.current(ref)
-                broke = isinstance(exc, RemoteError) and exc.temporary and len(received) > 0
-                if not again or not (broke or moved is not ref):
+                broke = isinstance(exc, RemoteError) and exc.temporary and not exc.waited_out
+                if not again or not ((broke and received) or moved is not ref):
                     raise
                 ref, again = moved, False
             else:

@@ -7,7 +7,7 @@ Range, whether its ETags are those in the table) is learned from its answers.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 
@@ -18,7 +18,6 @@ import structlog
 from exaifs.errors import (
     BucketMissing,
     Busy,
-    Exists,
     IntegrityError,
     NameTooLong,
     NotFound,
@@ -26,14 +25,16 @@ from exaifs.errors import (
     Stale,
     Unreachable,
 )
-from exaifs.model import ObjectRecord, ObjectRef
+from exaifs.model import ObjectRef
 from exaifs.names import MAX_NAME_BYTES
 from exaifs.remote.download import EmptyDownload, Extent, HttpDownload, extent_of, has_etag_of
 from exaifs.remote.failures import failure_of, storage_error, translated
-from exaifs.remote.interface import Body, Download, SeekableBody, Upload, UploadMemory
-from exaifs.remote.session import Session, json_of
-from exaifs.remote.streams import BodyStream
-from exaifs.remote.wire import foreign_answer, quote_key, upload_headers
+from exaifs.remote.interface import Download, SeekableBody, Upload, UploadMemory
+from exaifs.remote.looking import Look
+from exaifs.remote.relocation import Relocation
+from exaifs.remote.session import Session
+from exaifs.remote.uploads import Uploads
+from exaifs.remote.wire import foreign_answer, quote_key
 
 _log = structlog.get_logger(__name__)
 
@@ -41,9 +42,6 @@ _KEYS_A_REMOVE = 500
 """The storage server's own transaction size; the embedded one takes as many."""
 
 _CLOSE_S = 2.0
-
-Look = Callable[[Sequence[str]], Awaitable[Mapping[str, ObjectRecord]]]
-"""Asks the catalog, once and with proof of the key, for the records of some keys."""
 
 
 class SupabaseBucket:
@@ -53,6 +51,8 @@ class SupabaseBucket:
         self._session = session
         self._bucket = bucket
         self._look = look
+        self._uploads = Uploads(session, bucket, look)
+        self._relocation = Relocation(session, bucket, look)
         # What the server showed so far; no await between test and use matters, both only save work.
         self._ignores_range = False
         self._etag_agrees: bool | None = None
@@ -61,31 +61,8 @@ class SupabaseBucket:
         self, key: str, body: SeekableBody, upload: Upload, *, memory: UploadMemory | None = None
     ) -> None:
         """See `interface.ObjectStore`."""
-        headers = upload_headers(body.size_bytes, upload)
-        async with self._session.transfers:
-            with _long_names_explained(key):
-                await self._session.retry.run("PUT", lambda: self._put_once(key, body, headers))
-        if memory is not None:
-            memory.forget()
-
-    async def _put_once(self, key: str, body: Body, headers: dict[str, str]) -> None:
-        request = self._session.http.build_request(
-            "PUT",
-            self._object_url(key),
-            headers={**self._session.auth_headers, **headers},
-            timeout=self._session.timeouts(read_s=self._session.slow_timeout_s),
-        )
-        request.stream = BodyStream(body)
-        what = f"PUT {key}"
-        with translated(what):
-            response = await self._session.http.send(request)
-        if not response.is_success:
-            error = storage_error(what, failure_of(response))
-            if isinstance(error, NotFound | Exists):  # no reason to refuse an overwrite: a race inside
-                raise Busy(str(error)) from error
-            raise error
-        if not isinstance(json_of(what, response), dict):
-            raise foreign_answer(what)
+        with _long_names_explained(key):
+            await self._uploads.put(key, body, upload, memory)
 
     # reading
 
@@ -98,8 +75,9 @@ class SupabaseBucket:
             return
         if not 0 <= start < stop <= ref.size_bytes:
             raise ValueError(f"not a range of {ref.size_bytes} bytes: [{start}, {stop})")
-        async with self._session.transfers:
-            download = await self._session.retry.run("GET", lambda: self._open(ref, start, stop))
+        async with self._session.downloads.place(f"GET {ref.key}") as left_s:
+            policy = self._session.retry.within(left_s)
+            download = await policy.run(f"GET {ref.key}", lambda: self._open(ref, start, stop))
             try:
                 yield download
             finally:
@@ -113,10 +91,13 @@ class SupabaseBucket:
             headers["range"] = f"bytes={start}-{stop - 1}"
         # The version in the query keeps a CDN from answering with an older object.
         request = self._session.http.build_request(
-            "GET", self._object_url(ref.key), params={"v": ref.version}, headers=headers
+            "GET",
+            self._object_url(ref.key),
+            params={"v": ref.version},
+            headers=headers,
+            timeout=self._session.timeouts(read_s=self._session.read_timeout_s),
         )
-        with translated(f"GET {ref.key}"):
-            response = await self._session.http.send(request, stream=True)
+        response = await self._answer_to(request, ref)
         try:
             if not response.is_success:
                 await self._raise_refusal(response, ref)
@@ -128,7 +109,24 @@ class SupabaseBucket:
         if wants_range and not extent.ranged:
             self._ignores_range = True
         vouched = has_etag_of(response, ref)
-        return HttpDownload(response, ref, extent, None if vouched else lambda: self._confirm(ref))
+        self._session.downloads.moved()
+        return HttpDownload(
+            response,
+            ref,
+            extent,
+            confirm=None if vouched else lambda: self._confirm(ref),
+            moved=self._session.downloads.moved,
+        )
+
+    async def _answer_to(self, request: httpx.Request, ref: ObjectRef) -> httpx.Response:
+        """Send a GET and wait for the headers; the body may take longer than one answer may."""
+        limit_s = self._session.timeout_s
+        with translated(f"GET {ref.key}"):
+            try:
+                with anyio.fail_after(limit_s):
+                    return await self._session.http.send(request, stream=True)
+            except TimeoutError as exc:
+                raise Unreachable(f"GET {ref.key}: no answer in {limit_s:.3g} s") from exc
 
     async def _checked(self, response: httpx.Response, ref: ObjectRef, start: int, stop: int) -> Extent:
         try:
@@ -176,67 +174,18 @@ class SupabaseBucket:
     async def copy(self, source: str, target: str) -> None:
         """See `interface.ObjectStore`."""
         with _long_names_explained(target):
-            await self._session.retry.run("copy", lambda: self._copy_once(source, target))
-
-    async def _copy_once(self, source: str, target: str) -> None:
-        try:
-            await self._transfer("copy", source, target)
-        except (NotFound, BucketMissing):
-            await self._prove_absent([source])
-            raise
+            await self._relocation.copy(source, target)
 
     async def move(self, source: str, target: str) -> None:
         """See `interface.ObjectStore`."""
-        if source == target:
-            await self._prove_present(source)
-            return
-        lost = False  # whether an earlier attempt may have been carried out
-
-        async def attempt() -> None:
-            nonlocal lost
-            try:
-                await self._transfer("move", source, target)
-            except (NotFound, BucketMissing, Exists):
-                await self._settle_move(source, target, lost=lost)
-            except (Unreachable, Busy):
-                lost = True
-                raise
-
         with _long_names_explained(target):
-            await self._session.retry.run("move", attempt)
-
-    async def _settle_move(self, source: str, target: str, *, lost: bool) -> None:
-        """Find out what a refused move means.
-
-        Raises:
-            Exists: the target is taken.
-            NotFound: there is no source.
-        """
-        found = await self._look([source, target])
-        there, taken = source in found, target in found
-        if there and taken:
-            raise Exists(f"{target} is taken")
-        if there:
-            raise Unreachable(f"move {source}: refused, although {target} is free")
-        if not (lost and taken):
-            raise NotFound(f"no object {source}")
-        _log.info("a move had been done before its answer was lost", source=source, target=target)
-
-    async def _transfer(self, what: str, source: str, target: str) -> None:
-        await self._session.storage(
-            f"{what} {source}",
-            "POST",
-            f"object/{what}",
-            json={"bucketId": self._bucket, "sourceKey": source, "destinationKey": target},
-            headers={"x-upsert": "true"},
-            limit_s=self._session.slow_timeout_s,
-        )
+            await self._relocation.move(source, target)
 
     async def remove(self, keys: Sequence[str]) -> None:
         """See `interface.ObjectStore`."""
         for position in range(0, len(keys), _KEYS_A_REMOVE):
             batch = list(keys[position : position + _KEYS_A_REMOVE])
-            await self._session.retry.run("remove", partial(self._remove_once, batch))
+            await self._session.moving.run("remove", partial(self._remove_once, batch))
 
     async def _remove_once(self, keys: list[str]) -> None:
         answer = await self._session.storage(
@@ -257,7 +206,7 @@ class SupabaseBucket:
 
     async def signed_url(self, key: str, lifetime_s: int) -> str:
         """See `interface.ObjectStore`."""
-        return await self._session.retry.run("sign", lambda: self._sign_once(key, lifetime_s))
+        return await self._session.reading.run("sign", lambda: self._sign_once(key, lifetime_s))
 
     async def _sign_once(self, key: str, lifetime_s: int) -> str:
         path = f"object/sign/{quote_key(self._bucket)}/{quote_key(key)}"
@@ -286,10 +235,6 @@ class SupabaseBucket:
         found = await self._look(keys)
         if found:
             raise Unreachable(f"{min(found)}: the storage server does not find what the catalog lists")
-
-    async def _prove_present(self, key: str) -> None:
-        if not await self._look([key]):
-            raise NotFound(f"no object {key}")
 
     def _object_url(self, key: str) -> str:
         return self._session.storage_url(f"object/{quote_key(self._bucket)}/{quote_key(key)}")

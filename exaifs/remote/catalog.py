@@ -7,8 +7,8 @@ key. What came back is checked in `wire`; repeating is left to the retry policy.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from exaifs.errors import NotFound
 from exaifs.model import ObjectRecord
@@ -39,6 +39,8 @@ from exaifs.remote.wire import (
     xattrs_fit,
 )
 
+T = TypeVar("T")
+
 _KEYS_A_CALL = 1000
 
 
@@ -53,27 +55,27 @@ class SupabaseCatalog:
 
     async def hello(self) -> Hello:
         """See `interface.Catalog`."""
-        return hello_from_json(await self._object("exaifs_hello"), self._bucket)
+        return await self._object("exaifs_hello", lambda answer: hello_from_json(answer, self._bucket))
 
     async def list_directory(self, prefix: str, after: str = "", limit: int = 1000) -> Listing:
         """See `interface.Catalog`."""
-        answer = await self._object("exaifs_list_directory", p_prefix=prefix, p_after=after, p_limit=limit)
-        return listing_from_json(answer)
+        params = {"p_prefix": prefix, "p_after": after, "p_limit": limit}
+        return await self._object("exaifs_list_directory", listing_from_json, **params)
 
     async def list_tree(
         self, prefix: str, after: str = "", limit: int = 1000
     ) -> tuple[tuple[ObjectRecord, ...], str | None]:
         """See `interface.Catalog`."""
-        answer = await self._object("exaifs_list_tree", p_prefix=prefix, p_after=after, p_limit=limit)
-        return records_from_json(answer), next_from_json(answer)
+        params = {"p_prefix": prefix, "p_after": after, "p_limit": limit}
+        return await self._object("exaifs_list_tree", _page, **params)
 
     async def stat(self, keys: Sequence[str]) -> dict[str, ObjectRecord]:
         """See `interface.Catalog`."""
         found: dict[str, ObjectRecord] = {}
         for position in range(0, len(keys), _KEYS_A_CALL):
             batch = list(keys[position : position + _KEYS_A_CALL])
-            answer = await self._object("exaifs_stat", p_keys=batch)
-            found.update((record.key, record) for record in records_from_json(answer))
+            records = await self._object("exaifs_stat", records_from_json, p_keys=batch)
+            found.update((record.key, record) for record in records)
         return found
 
     async def stat_once(self, keys: Sequence[str]) -> dict[str, ObjectRecord]:
@@ -120,7 +122,7 @@ class SupabaseCatalog:
 
     async def changes(self, cursor: str, limit: int = 1000) -> ChangePage:
         """See `interface.Catalog`."""
-        return changes_from_json(await self._object("exaifs_changes", p_cursor=cursor, p_limit=limit))
+        return await self._object("exaifs_changes", changes_from_json, p_cursor=cursor, p_limit=limit)
 
     async def touch(self, accesses: Sequence[Access]) -> None:
         """See `interface.Catalog`. Not repeated: a counter would count twice."""
@@ -132,12 +134,12 @@ class SupabaseCatalog:
             "p_counts": [access.count for access in accesses],
             "p_last": [str(access.last_ns) for access in accesses],
         }
-        await self._session.rpc("exaifs_touch", params)
+        await self._session.call("exaifs_touch", params, lambda answer: answer)
 
     async def find_provider_ids(self, sha256: str, provider: str) -> tuple[Mapping[str, Any] | str, ...]:
         """See `interface.Catalog`."""
         params = {"p_sha256": sha256, "p_provider": provider}
-        return provider_records_from_json(await self._anywhere("exaifs_find_provider_ids", params))
+        return await self._anywhere("exaifs_find_provider_ids", params, provider_records_from_json)
 
     async def set_provider_id(
         self,
@@ -150,8 +152,9 @@ class SupabaseCatalog:
         version: str | None = None,
     ) -> ProviderIdAnswer:
         """See `interface.Catalog`."""
-        answer = await self._object(
+        return await self._object(
             "exaifs_set_provider_id",
+            provider_answer_from_json,
             p_key=key,
             p_provider=provider,
             p_record=json.dumps(record),
@@ -159,47 +162,57 @@ class SupabaseCatalog:
             p_expected_id=expected_id or "",
             p_version=version or "",
         )
-        return provider_answer_from_json(answer)
 
     async def forget_provider_id(
         self, key: str, provider: str, file_id: str | None = None
     ) -> ObjectRecord | None:
         """See `interface.Catalog`."""
         params = {"p_key": key, "p_provider": provider, "p_id": file_id or ""}
-        answer = await self._call("exaifs_forget_provider_id", params)
-        return None if answer is None else record_from_json(answer)
+        return await self._call("exaifs_forget_provider_id", params, _record_or_none)
 
     async def unused_provider_files(
         self, provider: str, account: str, older_s: int = 0
     ) -> tuple[ProviderUpload, ...]:
         """See `interface.Catalog`."""
         params = {"p_provider": provider, "p_account": account, "p_older_s": older_s}
-        return provider_uploads_from_json(await self._anywhere("exaifs_unused_provider_files", params))
+        return await self._anywhere("exaifs_unused_provider_files", params, provider_uploads_from_json)
 
     async def drop_provider_file(self, provider: str, account: str, file_id: str) -> None:
         """See `interface.Catalog`."""
         params = {"p_provider": provider, "p_account": account, "p_id": file_id}
-        await self._anywhere("exaifs_drop_provider_file", params)
+        await self._anywhere("exaifs_drop_provider_file", params, lambda answer: answer)
 
-    async def _anywhere(self, function: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def _anywhere(
+        self, function: str, params: Mapping[str, Any], parse: Callable[[Mapping[str, Any]], T]
+    ) -> T:
         """Call a function that knows no buckets: contents and their ids belong to none."""
-        answer = await self._session.retry.run(function, lambda: self._session.rpc(function, params))
-        if not isinstance(answer, Mapping):
-            raise foreign_answer(function)
-        return answer
+        return await self._session.call(function, params, _of_object(function, parse))
 
-    async def _call(self, function: str, params: Mapping[str, Any]) -> Any:
-        whole = {"p_bucket": self._bucket, **params}
-        return await self._session.retry.run(function, lambda: self._session.rpc(function, whole))
+    async def _call(self, function: str, params: Mapping[str, Any], parse: Callable[[Any], T]) -> T:
+        return await self._session.call(function, {"p_bucket": self._bucket, **params}, parse)
 
-    async def _object(self, function: str, **params: Any) -> Mapping[str, Any]:
-        answer = await self._call(function, params)
-        if not isinstance(answer, Mapping):
-            raise foreign_answer(function)
-        return answer
+    async def _object(self, function: str, parse: Callable[[Mapping[str, Any]], T], **params: Any) -> T:
+        return await self._call(function, params, _of_object(function, parse))
 
     async def _record(self, key: str, function: str, **params: Any) -> ObjectRecord:
-        answer = await self._call(function, params)
-        if answer is None:
+        record = await self._call(function, params, _record_or_none)
+        if record is None:
             raise NotFound(f"no object {key!r}")
-        return record_from_json(answer)
+        return record
+
+
+def _of_object(function: str, parse: Callable[[Mapping[str, Any]], T]) -> Callable[[Any], T]:
+    def checked(answer: Any) -> T:
+        if not isinstance(answer, Mapping):
+            raise foreign_answer(function)
+        return parse(answer)
+
+    return checked
+
+
+def _record_or_none(answer: Any) -> ObjectRecord | None:
+    return None if answer is None else record_from_json(answer)
+
+
+def _page(answer: Mapping[str, Any]) -> tuple[tuple[ObjectRecord, ...], str | None]:
+    return records_from_json(answer), next_from_json(answer)

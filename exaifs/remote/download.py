@@ -87,7 +87,9 @@ class HttpDownload(AsyncIterator[bytes]):
         response: httpx.Response,
         ref: ObjectRef,
         extent: Extent,
+        *,
         confirm: Callable[[], Awaitable[None]] | None,
+        moved: Callable[[], None],
     ) -> None:
         """Wrap an answer.
 
@@ -96,12 +98,14 @@ class HttpDownload(AsyncIterator[bytes]):
             ref: what was asked for.
             extent: what the answer holds.
             confirm: called after the last byte, where no ETag vouches for the version.
+            moved: called whenever bytes have arrived.
         """
         self._response = response
         self._raw = response.aiter_raw()
         self._ref = ref
         self._extent = extent
         self._confirm = confirm
+        self._moved = moved
         self._left = extent.stop - extent.start
         self._finished = False
 
@@ -128,6 +132,10 @@ class HttpDownload(AsyncIterator[bytes]):
         except StopAsyncIteration:
             await self._end()
             raise
+        except Unreachable as exc:
+            exc.waited_out = isinstance(exc.__cause__, httpx.TimeoutException)
+            raise
+        self._moved()
         if len(chunk) > self._left:
             raise IntegrityError(f"{self._ref.key}: more bytes than announced")
         self._left -= len(chunk)

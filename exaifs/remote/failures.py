@@ -10,6 +10,8 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
@@ -97,9 +99,24 @@ def _status(body: Mapping[str, Any], http_status: int) -> int:
 
 
 def _retry_after_s(response: httpx.Response) -> float | None:
-    text = response.headers.get("retry-after", "")
-    # The other form, a date, is sent by no server of Supabase; the usual back-off serves as well.
-    return float(text) if text.isascii() and text.isdigit() else None
+    """Read either form of Retry-After: seconds, or a date (RFC 9110, section 10.2.3)."""
+    text = response.headers.get("retry-after", "").strip()
+    if text.isascii() and text.isdigit():
+        return float(text)
+    when = _date(text)
+    if when is None:
+        return None
+    # Meant by the server's clock, which it tells; ours may be wrong.
+    now = _date(response.headers.get("date", "")) or datetime.now(UTC)
+    return max(0.0, (when - now).total_seconds())
+
+
+def _date(text: str) -> datetime | None:
+    try:
+        when = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return when if when.tzinfo is not None else when.replace(tzinfo=UTC)
 
 
 def storage_error(what: str, failure: Failure) -> ExaifsError:

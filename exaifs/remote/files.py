@@ -7,14 +7,16 @@ functions of migration 0009, the tests' double in memory.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from exaifs.errors import NotFound
 from exaifs.model import ObjectRecord
 from exaifs.remote.session import Session
 from exaifs.remote.wire import foreign_answer, next_from_json, record_from_json, records_from_json
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,51 +79,57 @@ class SupabaseFiles:
 
     async def by_id(self, file_id: str) -> FileRow | None:
         """See `FileCatalog`."""
-        return _row_or_none(await self._call("exaifs_file", p_file_id=file_id, p_key=""))
+        return await self._call("exaifs_file", _row_or_none, p_file_id=file_id, p_key="")
 
     async def by_key(self, key: str) -> FileRow | None:
         """See `FileCatalog`."""
-        return _row_or_none(await self._call("exaifs_file", p_file_id="", p_key=key))
+        return await self._call("exaifs_file", _row_or_none, p_file_id="", p_key=key)
 
     async def annotate(self, key: str, fields: Mapping[str, Any]) -> FileRow:
         """See `FileCatalog`."""
-        answer = await self._call("exaifs_annotate", p_key=key, p_fields=json.dumps(fields))
-        row = _row_or_none(answer)
+        row = await self._call("exaifs_annotate", _row_or_none, p_key=key, p_fields=json.dumps(fields))
         if row is None:
             raise NotFound(f"no object {key!r}")
         return row
 
     async def find_content(self, sha256: str, mime_type: str) -> Sequence[ObjectRecord]:
         """See `FileCatalog`."""
-        answer = await self._call("exaifs_find_content", p_sha256=sha256, p_mime=mime_type)
-        return records_from_json(_object("exaifs_find_content", answer))
+        return await self._call("exaifs_find_content", _records, p_sha256=sha256, p_mime=mime_type)
 
     async def list_files(self, prefix: str, after: str, limit: int) -> FileRows:
         """See `FileCatalog`."""
-        return _rows(await self._call("exaifs_list_files", p_prefix=prefix, p_after=after, p_limit=limit))
+        params = {"p_prefix": prefix, "p_after": after, "p_limit": limit}
+        return await self._call("exaifs_list_files", _rows, **params)
 
     async def search_files(self, query: str, after: str, limit: int) -> FileRows:
         """See `FileCatalog`."""
-        return _rows(await self._call("exaifs_search_files", p_query=query, p_after=after, p_limit=limit))
+        params = {"p_query": query, "p_after": after, "p_limit": limit}
+        return await self._call("exaifs_search_files", _rows, **params)
 
     async def link(self, file_id: str, continuation_id: str) -> bool:
         """See `FileCatalog`."""
-        answer = await self._call(
-            "exaifs_link_conversation", p_file_id=file_id, p_continuation_id=continuation_id
-        )
-        if answer is None:
+        params = {"p_file_id": file_id, "p_continuation_id": continuation_id}
+        linked = await self._call("exaifs_link_conversation", _linked, **params)
+        if linked is None:
             raise NotFound(f"no file {file_id}")
-        return _object("exaifs_link_conversation", answer).get("linked") is True
+        return linked
 
-    async def _call(self, function: str, **params: Any) -> Any:
-        whole = {"p_bucket": self._bucket, **params}
-        return await self._session.retry.run(function, lambda: self._session.rpc(function, whole))
+    async def _call(self, function: str, parse: Callable[[Any], T], **params: Any) -> T:
+        return await self._session.call(function, {"p_bucket": self._bucket, **params}, parse)
 
 
 def _object(function: str, answer: Any) -> Mapping[str, Any]:
     if not isinstance(answer, Mapping):
         raise foreign_answer(function)
     return answer
+
+
+def _records(answer: Any) -> Sequence[ObjectRecord]:
+    return records_from_json(_object("exaifs_find_content", answer))
+
+
+def _linked(answer: Any) -> bool | None:
+    return None if answer is None else _object("exaifs_link_conversation", answer).get("linked") is True
 
 
 def _row(value: Any) -> FileRow:

@@ -6,10 +6,10 @@ bodies and rewrites names. No session is signed in and no channel opened: those 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import anyio
@@ -20,17 +20,45 @@ from exaifs import __version__
 from exaifs.config import Config
 from exaifs.errors import Unreachable
 from exaifs.remote.failures import failure_of, rest_error, storage_error, translated
+from exaifs.remote.lanes import Lane
 from exaifs.remote.retry import RetryPolicy
 from exaifs.remote.streams import without_generator
 from exaifs.remote.wire import foreign_answer
 
-_CONNECTIONS = 16
-_TRANSFERS = 12
-"""Connections that bodies may hold, so that metadata never waits for them."""
+T = TypeVar("T")
+
+_DOWNLOADS = 12
+_UPLOADS = 8
+_CONNECTIONS = _DOWNLOADS + _UPLOADS + 4
+"""Neither direction waits for the other, nor metadata for any of them. More downloads only divide the link,
+and pools of proxies in between are often small."""
 
 _CONNECT_S = 5.0
-_SLOW_FACTOR = 6.0
+_SLOW_FACTOR = 3.0
 """What moves bytes on the server (copy, move, the end of a PUT) gets so many times the usual limit."""
+
+_WRITE_FACTOR = 2.0
+"""As many times the usual limit for a change of a row, all attempts together."""
+
+_READING = frozenset(
+    {
+        "exaifs_changes",
+        "exaifs_file",
+        "exaifs_find_content",
+        "exaifs_find_provider_ids",
+        "exaifs_hello",
+        "exaifs_list_directory",
+        "exaifs_list_files",
+        "exaifs_list_tree",
+        "exaifs_search_files",
+        "exaifs_stat",
+        "exaifs_unused_provider_files",
+    }
+)
+"""Functions that somebody who reads waits for."""
+
+_COUNTING = frozenset({"exaifs_touch"})
+"""Functions that must not run twice for one call; all others may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +72,50 @@ class Session:
     auth_headers: Mapping[str, str]
     retry: RetryPolicy
     timeout_s: float
-    transfers: anyio.Semaphore
+    """For one answer."""
+    read_timeout_s: float
+    """For a read or a listing, all attempts together, while nothing arrives."""
+    downloads: Lane
+    uploads: Lane
 
     @property
     def slow_timeout_s(self) -> float:
-        """Limit for a request that makes the server move bytes."""
+        """For what makes the server move bytes, all attempts together, while nothing moves."""
         return self.timeout_s * _SLOW_FACTOR
+
+    @property
+    def reading(self) -> RetryPolicy:
+        """For calls that somebody who reads waits for."""
+        return self.retry.within(self.read_timeout_s)
+
+    @property
+    def moving(self) -> RetryPolicy:
+        """For calls that make the server move bytes."""
+        return self.retry.within(self.slow_timeout_s)
 
     def storage_url(self, path: str) -> str:
         """Return the URL of a path of the storage API; the path is quoted already."""
         return f"{self.url}/storage/v1/{path}"
+
+    async def call(self, function: str, params: Mapping[str, Any], parse: Callable[[Any], T]) -> T:
+        """Call an SQL function, again where that may help.
+
+        Args:
+            function: its name.
+            params: its arguments.
+            parse: reads the JSON; raises `Unreachable` for what does not come from our functions.
+
+        Raises:
+            RemoteError: see `failures`.
+        """
+        policy = self.reading if function in _READING else self.retry.within(self.timeout_s * _WRITE_FACTOR)
+        if function in _COUNTING:
+            policy = policy.once()
+
+        async def attempt() -> T:
+            return parse(await self.rpc(function, params))
+
+        return await policy.run(function, attempt)
 
     async def rpc(self, function: str, params: Mapping[str, Any]) -> Any:
         """Call an SQL function once and return its JSON.
@@ -162,9 +224,11 @@ async def open_session(config: Config) -> AsyncIterator[Session]:
             supabase=await _supabase(config.supabase_url, key, http),
             url=config.supabase_url,
             auth_headers={"apikey": key, "authorization": f"Bearer {key}"},
-            retry=RetryPolicy(total_s=2 * timeout_s),
+            retry=RetryPolicy(),
             timeout_s=timeout_s,
-            transfers=anyio.Semaphore(_TRANSFERS),
+            read_timeout_s=config.read_timeout_s,
+            downloads=Lane(_DOWNLOADS, config.read_timeout_s),
+            uploads=Lane(_UPLOADS, timeout_s * _SLOW_FACTOR),
         )
 
 

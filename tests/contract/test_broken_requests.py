@@ -32,6 +32,7 @@ from tests.support.broken import (
     MOVE,
     PUT,
     REF,
+    RESUMABLE,
     STAT,
     listed,
     opened,
@@ -111,6 +112,7 @@ class TestUpload:
     async def test_refused_before_the_body_came(self, server: NonsenseServer) -> None:
         """The reason of a refusal is seen although the body could not be sent."""
         server.refuses_bodies = True
+        server.on(RESUMABLE, reply(404, {"message": "Route POST:/upload/resumable not found"}))
         server.on(PUT, storage_failure(413, "EntityTooLarge"))
         data = bytes(8 * 1024 * 1024)
         async with opened(server) as remote:

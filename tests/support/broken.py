@@ -25,6 +25,8 @@ HTML = b"<html><body>Please log in to this network.</body></html>"
 
 GET = "GET /storage/v1/object/bucket/dir/a%20b.bin"
 PUT = "PUT /storage/v1/object/bucket/"
+RESUMABLE = "POST /storage/v1/upload/resumable"
+COPY = "POST /storage/v1/object/copy"
 MOVE = "POST /storage/v1/object/move"
 STAT = "POST /rest/v1/rpc/exaifs_stat"
 HELLO = "POST /rest/v1/rpc/exaifs_hello"
@@ -63,11 +65,18 @@ def serve_object(request: Request) -> Reply:
 
 
 @asynccontextmanager
-async def opened(server: NonsenseServer, key: str = KEY, timeout_s: float = 0.6) -> AsyncIterator[Remote]:
+async def opened(
+    server: NonsenseServer, key: str = KEY, timeout_s: float = 0.6, read_timeout_s: float = 3
+) -> AsyncIterator[Remote]:
     """Open the bucket with short limits."""
-    config = Config(supabase_url=server.url, supabase_key=SecretStr(key), request_timeout_s=timeout_s)
+    config = Config(
+        supabase_url=server.url,
+        supabase_key=SecretStr(key),
+        request_timeout_s=timeout_s,
+        read_timeout_s=read_timeout_s,
+    )
     async with open_session(config) as session:
-        quick = RetryPolicy(first_delay_s=0.01, max_delay_s=0.02, total_s=10)
+        quick = RetryPolicy(first_delay_s=0.01, max_delay_s=0.02)
         yield remote_of(replace(session, retry=quick), "bucket")
 
 

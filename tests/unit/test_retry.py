@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from exaifs.errors import Busy, ExaifsError, NotFound, RemoteError, Unauthorized, Unreachable
-from exaifs.remote.retry import RetryPolicy
+from exaifs.remote.retry import Progress, RetryPolicy
 
 POLICY = RetryPolicy(attempts=4, first_delay_s=1.0, max_delay_s=3.0, total_s=60.0, jitter=lambda: 0.0)
 
@@ -94,8 +94,8 @@ def test_the_server_decides_how_long_to_wait_at_least() -> None:
     run_quickly(main)
 
 
-def test_no_attempt_starts_after_the_total_limit() -> None:
-    """A wait that would end too late is not begun."""
+def test_nobody_waits_longer_than_the_total_limit() -> None:
+    """A wait that would end too late is not begun, and an attempt that takes too long is ended."""
 
     async def main() -> None:
         attempts = Attempts(Busy("later", retry_after_s=61.0))
@@ -104,8 +104,14 @@ def test_no_attempt_starts_after_the_total_limit() -> None:
         assert trio.current_time() == 0.0
 
         slow = Attempts(Unreachable("1"), Unreachable("2"), Unreachable("3"), takes_s=40.0)
-        with pytest.raises(Unreachable, match="2"):
+        with pytest.raises(Unreachable, match="1") as caught:
             await POLICY.run("call", slow)
+        assert trio.current_time() == 60.0
+        assert caught.value.waited_out
+
+        with pytest.raises(Unreachable, match="call: no answer in 60 s"):
+            await POLICY.run("call", trio.sleep_forever)
+        assert trio.current_time() == 120.0
 
     run_quickly(main)
 
@@ -130,3 +136,82 @@ def test_jitter_stays_between_half_and_whole() -> None:
     assert min(delays_s) >= 0.5
     assert max(delays_s) <= 1.0
     assert max(delays_s) - min(delays_s) > 0.3
+
+
+class Sender:
+    """Moves to the given positions one after another, a second each, then stands still or fails."""
+
+    def __init__(self, *attempts: list[int], confirms: bool = False, hangs: bool = False) -> None:
+        self._attempts = list(attempts)
+        self._confirms = confirms
+        self._hangs = hangs
+        self.progress = Progress()
+        self.count = 0
+
+    async def __call__(self) -> str:
+        self.count += 1
+        if not self._attempts:
+            return "done"
+        for position in self._attempts.pop(0):
+            await trio.sleep(1)
+            (self.progress.confirmed if self._confirms else self.progress.moved)(position)
+        if self._hangs:
+            await trio.sleep_forever()
+        raise Unreachable("cut")
+
+
+def test_a_transfer_may_take_its_time_while_it_moves() -> None:
+    """The total limit counts from the last byte that moved."""
+
+    async def main() -> None:
+        sender = Sender(list(range(1, 200)), hangs=True)
+        with pytest.raises(Unreachable, match="no answer in 60 s"):
+            await POLICY.run("PUT", sender, sender.progress)
+        assert trio.current_time() == 199 + 60
+
+    run_quickly(main)
+
+
+def test_attempts_count_from_the_last_confirmed_byte() -> None:
+    """As long as the server keeps more each time, any number of attempts is made."""
+
+    async def main() -> None:
+        sender = Sender(*([number] for number in range(1, 50)), confirms=True)
+        assert await POLICY.run("PUT", sender, sender.progress) == "done"
+        stuck = Sender(*([7] for _ in range(50)), confirms=True)
+        with pytest.raises(Unreachable, match="cut"):
+            await POLICY.run("PUT", stuck, stuck.progress)
+        assert stuck.count == 4
+
+    run_quickly(main)
+
+
+def test_bytes_that_are_sent_again_are_no_progress() -> None:
+    """They only stop the clock: it goes on from where the earlier attempts left it."""
+
+    async def main() -> None:
+        patient = RetryPolicy(
+            attempts=99, first_delay_s=20.0, max_delay_s=20.0, total_s=60.0, jitter=lambda: 0
+        )
+        sender = Sender(*([1, 2, 3] for _ in range(99)))
+        with pytest.raises(Unreachable, match="cut"):
+            await patient.run("PUT", sender, sender.progress)
+        # Of every round only the wait of 10 s counts.
+        assert trio.current_time() == pytest.approx(6 * 3 + 5 * 10)
+
+    run_quickly(main)
+
+
+def test_a_call_that_must_not_be_repeated() -> None:
+    """Its time is limited all the same."""
+
+    async def main() -> None:
+        attempts = Attempts(Unreachable("1"))
+        with pytest.raises(Unreachable, match="1"):
+            await POLICY.once().run("call", attempts)
+        assert len(attempts.times_s) == 1
+        with pytest.raises(Unreachable, match="no answer"):
+            await POLICY.once().within(5.0).run("call", trio.sleep_forever)
+        assert trio.current_time() == 5.0
+
+    run_quickly(main)

@@ -1,0 +1,80 @@
+"""Downloads that wait for a slot behind others that hang."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+import trio.testing
+
+from exaifs.cache.source import Source
+from exaifs.errors import Unreachable
+from exaifs.model import ObjectRef
+from exaifs.remote.interface import Download
+
+REF = ObjectRef("a", "v1", 100)
+
+
+class HangingBucket:
+    """Waits out its whole time for every download, ten seconds."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    @asynccontextmanager
+    async def get(self, ref: ObjectRef, start: int = 0, stop: int | None = None) -> AsyncIterator[Download]:
+        """Fail."""
+        assert (ref, start, stop) == (REF, 0, None)
+        self.asked += 1
+        await trio.sleep(10)
+        error = Unreachable("no answer")
+        error.waited_out = True
+        raise error
+        yield  # type: ignore[unreachable]  # makes it a generator
+
+
+def test_the_whole_queue_is_told_at_once() -> None:
+    """Fifty readers of a server that hangs: nobody waits for the others' time and then for its own."""
+
+    async def main() -> None:
+        bucket = HangingBucket()
+        source = Source(bucket)
+
+        async def read() -> None:
+            with pytest.raises(Unreachable):
+                async with source.get(REF, 0, None):
+                    raise AssertionError("it was opened")
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(50):
+                nursery.start_soon(read)
+        assert trio.current_time() == 10
+        assert bucket.asked == 12
+        await read()  # who comes later asks again
+        assert bucket.asked == 13
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_a_queue_that_moves_goes_on() -> None:
+    """As long as bytes came meanwhile, one download that hangs says nothing of the others."""
+
+    async def main() -> None:
+        bucket = HangingBucket()
+        source = Source(bucket)
+
+        async def read() -> None:
+            with pytest.raises(Unreachable):
+                async with source.get(REF, 0, None):
+                    raise AssertionError("it was opened")
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(13):
+                nursery.start_soon(read)
+            await trio.sleep(5)
+            source.bytes_fetched += 1
+        assert bucket.asked == 13
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
