@@ -326,6 +326,7 @@ class Publisher:
                     ours_is_later = staged.acknowledged and record.updated_ns <= staged.closed_ns
                     if not await self._resolve(inode, record, ours_is_later=ours_is_later):
                         self._show_theirs(record, known=known)
+                        await self._outbox.sync()
                         return
         await self.publish(inode, record)
         await self.settle(inode)
@@ -345,7 +346,10 @@ class Publisher:
     async def _set_aside(
         self, inode: Inode, staged: Staged, reason: str, record: ObjectRecord | None = None
     ) -> None:
-        """Keep our bytes as those of a conflict; the name stands for what is in the bucket."""
+        """Keep our bytes as those of a conflict; the name stands for what is in the bucket.
+
+        Nothing is awaited after the name was given up: the caller shows what it stands for now.
+        """
         await self._conflicts.keep_ours(staged, inode.entry.key, reason, record)
         self._keeper.forget(staged)
         inode.staged = None
@@ -355,7 +359,6 @@ class Publisher:
             self._index.remove(inode.entry)
         # The kernel must look the name up again, or it would go on with this inode.
         self._on_change(Difference(removed=[inode.entry]))
-        await self._outbox.sync()
 
     def _show_theirs(self, record: ObjectRecord, *, known: bool) -> None:
         if known:

@@ -239,7 +239,7 @@ class Sender:
         return self.left()
 
     async def _send_all(self, nursery: trio.Nursery) -> None:
-        while self.left():
+        while self.left() or self._under_way:
             news = self._news
             self._start(nursery)
             until_due_s = self._until_due()
