@@ -23,7 +23,7 @@ from exaifs.fs.core import Core
 from exaifs.fs.inodes import Inode
 from exaifs.fs.outbox import moved_key
 from exaifs.fs.sender import Sender
-from exaifs.fs.staging import Staged
+from exaifs.fs.staging import MEMORY_SUFFIX, Staged
 from exaifs.model import Ino
 from exaifs.names import OBJECT_MARK, path_of
 
@@ -220,6 +220,9 @@ class Adoption:
 
     async def _keep_orphans(self, adopted: set[str]) -> None:
         """Drop staged files that no record names: they were never acknowledged, if no record is lost."""
+        for path in self._staging.glob(f"*{MEMORY_SUFFIX}"):
+            if path.with_suffix(".data").name not in adopted:
+                path.unlink(missing_ok=True)
         for path in self._staging.glob("*.data"):
             if path.name in adopted:
                 continue

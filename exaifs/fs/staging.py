@@ -25,6 +25,8 @@ from exaifs.cache.journal import sync_directory
 from exaifs.cache.localfile import copy_contents
 from exaifs.errors import ExaifsError, FileTooLarge, IntegrityError, NoSpace
 
+MEMORY_SUFFIX = ".upload"
+
 _HASH_CHUNK_BYTES = 1024 * 1024
 
 
@@ -308,6 +310,12 @@ class Staged:
             (self.path.parent / self.predecessor).unlink(missing_ok=True)
         if not keep_file:
             self.path.unlink(missing_ok=True)
+            self.memory_path.unlink(missing_ok=True)
+
+    @property
+    def memory_path(self) -> Path:
+        """Where a large upload notes how it can be taken up again."""
+        return self.path.with_suffix(MEMORY_SUFFIX)
 
     @property
     def names(self) -> list[str]:

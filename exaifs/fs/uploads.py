@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from exaifs.cache.entries import Entry
+from exaifs.cache.uploads import FileUploadMemory
 from exaifs.errors import NotFound
 from exaifs.fs.core import Core
 from exaifs.fs.inodes import Inode
@@ -136,7 +137,8 @@ class Uploader:
         entry, upload, staged = inode.entry, draft.upload, draft.staged
         self._check_size(inode, staged.size_bytes)
         staged.tried = True
-        await self._remote.objects.put(entry.key, FileBody(staged.fd, staged.size_bytes), upload)
+        body, memory = FileBody(staged.fd, staged.size_bytes), FileUploadMemory(staged.memory_path)
+        await self._remote.objects.put(entry.key, body, upload, memory=memory)
         catalog = self._remote.catalog
         record = await catalog.commit(entry.key, upload, local_cache_path=_cache_path(upload.sha256))
         if entry.xattrs and not upload.xattrs:
