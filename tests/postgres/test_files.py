@@ -90,9 +90,9 @@ def test_searching(project: Project) -> None:
 
 def test_linking(project: Project) -> None:
     """The conversation's row is made once; links are made once; ids agree in both tables."""
-    project.put("uploads/c1/a", b"x", upload_of(b"x"))
-    file_id = file_of(project, "uploads/c1/a")["file_id"]
-    project.rpc("exaifs_annotate", BUCKET, "uploads/c1/a", {"file_type": "generated"})
+    project.put("made/a", b"x", upload_of(b"x"))
+    file_id = file_of(project, "made/a")["file_id"]
+    project.rpc("exaifs_annotate", BUCKET, "made/a", {"file_type": "generated"})
     first = project.rpc("exaifs_link_conversation", BUCKET, file_id, "c1")
     again = project.rpc("exaifs_link_conversation", BUCKET, file_id, "c1")
     other = project.rpc("exaifs_link_conversation", BUCKET, file_id, "c2")
@@ -100,11 +100,11 @@ def test_linking(project: Project) -> None:
     assert first["conversation_id"] == again["conversation_id"] != other["conversation_id"]
     assert project.one("SELECT count(*) FROM conversations") == 2
     assert project.one("SELECT f.id::text || f.file_type || f.storage_path FROM files f") == (
-        f"{file_id}generateduploads/c1/a"
+        f"{file_id}generatedmade/a"
     )
-    assert file_of(project, "uploads/c1/a")["metadata"]["continuation_id"] == "c1"
+    assert file_of(project, "made/a")["metadata"]["continuation_id"] == "c1"
     assert project.rpc("exaifs_link_conversation", BUCKET, "no uuid", "c1") is None
-    project.move("uploads/c1/a", "moved")
+    project.move("made/a", "moved")
     project.rpc("exaifs_link_conversation", BUCKET, file_id, "c3")
     assert project.one("SELECT storage_path FROM files") == "moved"
 

@@ -197,17 +197,21 @@ def test_deleted_conversation_queues_its_objects(bare_project: Project, earlier:
     project.admin.execute("""
         UPDATE file_metadata SET metadata = metadata || '{"continuation_id": "c7"}'
             WHERE supabase_storage_path = 'named';
-        INSERT INTO conversations (continuation_id) VALUES ('c7'), ('c8');
+        INSERT INTO conversations (continuation_id) VALUES ('c8');
         INSERT INTO files (storage_path, original_name) VALUES ('linked', 'l'), ('shared', 's');
         INSERT INTO conversation_files (conversation_id, file_id)
             SELECT c.id, f.id FROM conversations c, files f
-            WHERE c.continuation_id = 'c7' OR (c.continuation_id = 'c8' AND f.storage_path = 'shared');
+            WHERE (c.continuation_id = 'c7' AND f.storage_path IN ('linked', 'shared'))
+                OR (c.continuation_id = 'c8' AND f.storage_path = 'shared');
         DELETE FROM conversations WHERE continuation_id = 'c7'
     """)
     assert project.one("SELECT string_agg(message, ',') FROM exaifs_trigger_errors") is None
     queued = project.rpc("exaifs_delete_queue_list", "user-files", 100)["keys"]
     assert sorted(queued) == ["linked", "named", "uploads/c7/a"]
-    assert project.one("SELECT string_agg(storage_path, ',') FROM files") == "shared"
+    assert (
+        project.one("SELECT string_agg(storage_path, ',' ORDER BY storage_path) FROM files")
+        == "shared,uploads/c77/b"
+    )
     assert project.one("SELECT count(*) FROM storage.objects") == 6
 
     project.remove(["linked"])
@@ -236,7 +240,8 @@ def test_nothing_is_for_anonymous(project: Project) -> None:
     assert project.one(functions + "NOT 'search_path=\"\"' = ANY (coalesce(proconfig, '{}'))") is None
     assert (
         project.one(
-            functions + "prosecdef AND proname NOT IN ('exaifs_on_object', 'exaifs_on_conversation_delete')"
+            functions + "prosecdef AND proname NOT IN ('exaifs_on_object', 'exaifs_on_conversation_delete',"
+            " 'exaifs_before_object_delete')"
         )
         is None
     )
