@@ -30,6 +30,7 @@ from exaifs.fs.files import Files
 from exaifs.fs.handles import HandleTable
 from exaifs.fs.inodes import InodeTable, Ownership
 from exaifs.fs.invalidation import Invalidations
+from exaifs.fs.janitor import Janitor
 from exaifs.fs.markers import Markers
 from exaifs.fs.namespace import Namespace
 from exaifs.fs.outbox import Outbox
@@ -139,6 +140,11 @@ class FileSystem:
         self._reporter = Reporter(
             config, mountpoint, core=core, feed=self.feed, survey=self.survey, counters=self._counters
         )
+        self._janitor = None
+        if remote.housekeeping is not None and not config.read_only:
+            self._janitor = Janitor(
+                remote.objects, remote.housekeeping, core.contact, 3 * config.freshness_s
+            )
 
     def _new_feed(self, core: Core, pace_s: float) -> Feed:
         on_gap, on_loss = self._note_gap, self._distrust
@@ -225,6 +231,8 @@ class FileSystem:
             await nursery.start(self.writes.sender.run)
             await nursery.start(self._counters.run)
             await nursery.start(self.feed.run)
+            if self._janitor is not None:
+                await nursery.start(self._janitor.run)
             nursery.start_soon(self._close_gaps)
             task_status.started()
 

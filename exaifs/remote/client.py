@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from exaifs.config import Config
 from exaifs.remote.bucket import SupabaseBucket
 from exaifs.remote.catalog import SupabaseCatalog
+from exaifs.remote.housekeeping import SupabaseHousekeeping
 from exaifs.remote.interface import Remote
 from exaifs.remote.session import Session, identity_of, open_session
 
@@ -31,4 +32,5 @@ def remote_of(session: Session, bucket: str) -> Remote:
         catalog=catalog,
         bucket=bucket,
         identity=identity_of(session.url, bucket),
+        housekeeping=SupabaseHousekeeping(session, bucket),
     )

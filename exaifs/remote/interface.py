@@ -1,6 +1,6 @@
 """The seam to Supabase: what the layers above may ask for, and what they get.
 
-Two implementations keep it: `bucket.py` and `catalog.py` on a real server, and the in-memory double of
+Two implementations keep it: `bucket.py`, `catalog.py` and `housekeeping.py` on a real server, and the in-memory double of
 the tests; `tests/contract` runs the same bodies on all of them. Deadlines and retries live below this
 line: a call here returns, raises an `ExaifsError`, or is cancelled.
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from exaifs.model import ObjectRecord, ObjectRef, Posix
 
@@ -358,6 +358,59 @@ class Catalog(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Finding:
+    """What `exaifs gc` found: a file or a row that can go; migration 0011 says by which rule."""
+
+    kind: str
+    """expired, orphan or queued: a file; row or entry: a row without one; malformed: only to be shown."""
+    key: str
+    version: str
+    """Of the object; of an entry, its id."""
+    size_bytes: int
+    note: str
+    """expires_at; why it is queued; else when it was last used."""
+
+
+@dataclass(frozen=True, slots=True)
+class FindingPage:
+    """Some of what was looked at, in an order of the server's."""
+
+    findings: tuple[Finding, ...]
+    scanned: int
+    """How many rows were looked at."""
+    next_after: str | None
+    """Give it as `after` for the next page; None at the end."""
+
+
+class Housekeeping(Protocol):
+    """Deleting what is to go, beside any number of others who do the same; migration 0011.
+
+    Objects are taken or condemned first, then removed (`ObjectStore.remove`), then settled. A file that was
+    written or linked meanwhile is not removed. What is not settled is taken again when its lease is over.
+    """
+
+    async def take_deletions(self, limit: int, lease_s: int) -> tuple[tuple[str, ...], bool]:
+        """Take objects of deleted conversations, oldest first; tell whether there may be more."""
+
+    async def settle_deletions(self, keys: Sequence[str]) -> tuple[str, ...]:
+        """Return the keys that are gone, and forget those that are to stay."""
+
+    async def trim_log(self, keep_hours: int) -> int:
+        """Drop entries of the change log that are older; return how many."""
+
+    async def scan(
+        self, what: Literal["files", "entries", "queue"], older_s: int, after: str, limit: int
+    ) -> FindingPage:
+        """Look at a page of files and their rows, of rows in `files`, or of what is queued already."""
+
+    async def condemn(self, findings: Sequence[Finding], older_s: int, lease_s: int) -> tuple[str, ...]:
+        """Take those of the files found that can still go; return their keys."""
+
+    async def drop_rows(self, findings: Sequence[Finding], older_s: int) -> int:
+        """Delete those of the rows found that still have no object; return how many."""
+
+
+@dataclass(frozen=True, slots=True)
 class Remote:
     """One bucket of one Supabase project."""
 
@@ -366,3 +419,5 @@ class Remote:
     bucket: str
     identity: str
     """Names project and bucket without secrets; the local index belongs to exactly one identity."""
+    housekeeping: Housekeeping | None = None
+    """None: whoever opened it leaves that to others."""

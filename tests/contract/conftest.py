@@ -50,6 +50,9 @@ class DoubleWorld:
         key = unquote(urlsplit(url).path).removeprefix(f"/{self.server.bucket_name}/")
         return self.server.bucket.objects[key].data
 
+    async def delete_conversation(self, continuation_id: str) -> None:
+        self.server.house.delete_conversation(continuation_id)
+
 
 @pytest.fixture
 def double_world() -> DoubleWorld:

@@ -8,6 +8,7 @@ from exaifs.remote.files import FileCatalog
 from tests.contract.catalog_contract import CatalogContract
 from tests.contract.conftest import DoubleWorld
 from tests.contract.files_contract import FilesContract
+from tests.contract.housekeeping_contract import HousekeepingContract
 from tests.contract.object_contract import ObjectContract
 from tests.contract.provider_contract import ProviderIdContract
 from tests.support.double_files import DoubleFiles
@@ -36,6 +37,14 @@ class TestProviderIds(DoubleFixture, ProviderIdContract):
 
 class TestFiles(DoubleFixture, FilesContract):
     """`FileCatalog` on the double."""
+
+    @pytest.fixture
+    def files(self, double_world: DoubleWorld) -> FileCatalog:
+        return DoubleFiles(double_world.server)
+
+
+class TestHousekeeping(DoubleFixture, HousekeepingContract):
+    """`Housekeeping` on the double."""
 
     @pytest.fixture
     def files(self, double_world: DoubleWorld) -> FileCatalog:

@@ -10,6 +10,7 @@ from exaifs.remote.files import FileCatalog, SupabaseFiles
 from exaifs.remote.session import open_session
 from tests.contract.catalog_contract import CatalogContract
 from tests.contract.files_contract import FilesContract
+from tests.contract.housekeeping_contract import HousekeepingContract
 from tests.contract.object_contract import ObjectContract
 from tests.contract.provider_contract import ProviderIdContract
 from tests.support.http_world import BUCKET, HttpWorld, Server
@@ -42,10 +43,16 @@ class TestProviderIds(EmbeddedFixture, ProviderIdContract):
     """Provider file ids on the embedded server."""
 
 
-class TestFiles(EmbeddedFixture, FilesContract):
-    """`FileCatalog` on the embedded server."""
-
+class FilesFixture(EmbeddedFixture):
     @pytest.fixture
     async def files(self, embedded_server: Server) -> AsyncIterator[FileCatalog]:
         async with open_session(embedded_server.config(BUCKET)) as session:
             yield SupabaseFiles(session, BUCKET)
+
+
+class TestFiles(FilesFixture, FilesContract):
+    """`FileCatalog` on the embedded server."""
+
+
+class TestHousekeeping(FilesFixture, HousekeepingContract):
+    """`Housekeeping` on the embedded server."""

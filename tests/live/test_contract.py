@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncIterator
 
 import pytest
 
+from exaifs.remote.files import FileCatalog, SupabaseFiles
+from exaifs.remote.session import open_session
 from tests.contract.catalog_contract import CatalogContract
+from tests.contract.files_contract import FilesContract
+from tests.contract.housekeeping_contract import HousekeepingContract
 from tests.contract.object_contract import ObjectContract
 from tests.contract.provider_contract import ProviderIdContract
+from tests.support.http_world import BUCKET, Server
 
 if not (os.environ.get("SUPABASE_URL") and os.environ.get("SUPABASE_SERVICE_ROLE_KEY")):
     pytest.skip(
@@ -29,3 +35,18 @@ class TestCatalog(CatalogContract):
 
 class TestProviderIds(ProviderIdContract):
     """Provider file ids on the live server."""
+
+
+class FilesFixture:
+    @pytest.fixture
+    async def files(self, live_server: Server) -> AsyncIterator[FileCatalog]:
+        async with open_session(live_server.config(BUCKET)) as session:
+            yield SupabaseFiles(session, BUCKET)
+
+
+class TestFiles(FilesFixture, FilesContract):
+    """`FileCatalog` on the live server."""
+
+
+class TestHousekeeping(FilesFixture, HousekeepingContract):
+    """`Housekeeping` on the live server."""

@@ -1,4 +1,4 @@
-"""The store of the tests: both protocols of `exaifs.remote.interface` in memory, with faults on demand.
+"""The store of the tests: the protocols of `exaifs.remote.interface` in memory, with faults on demand.
 
     server = DoubleServer()
     remote = server.remote()                      # a `Remote`, as `open_remote` would yield
@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import anyio
 
@@ -31,6 +31,8 @@ from exaifs.remote.interface import (
     Access,
     ChangePage,
     Download,
+    Finding,
+    FindingPage,
     Hello,
     Listing,
     ProviderIdAnswer,
@@ -41,6 +43,7 @@ from exaifs.remote.interface import (
     Upload,
     UploadMemory,
 )
+from tests.support.double_housekeeping import HouseRows
 from tests.support.double_providers import ProviderRows
 from tests.support.double_state import BucketState
 from tests.support.double_uploads import Uploads
@@ -88,6 +91,7 @@ class DoubleServer:
     bucket: BucketState = field(init=False)
     providers: ProviderRows = field(init=False)
     uploads: Uploads = field(default_factory=Uploads)
+    house: HouseRows = field(init=False)
     bucket_exists: bool = True
     online: bool = True
     trigger_installed: bool = True
@@ -112,6 +116,7 @@ class DoubleServer:
     def __post_init__(self) -> None:
         self.bucket = BucketState(self.bucket_name, now_ns=self.now_ns)
         self.providers = ProviderRows(self.bucket)
+        self.house = HouseRows(self.bucket, self.now_ns)
 
     def remote(self, *, key_is_good: bool = True) -> Remote:
         """Return a client; one with a bad key gets `Unauthorized` for everything."""
@@ -120,6 +125,7 @@ class DoubleServer:
             catalog=_Catalog(self, key_is_good=key_is_good),
             bucket=self.bucket_name,
             identity=f"double://server/{self.bucket_name}",
+            housekeeping=_Housekeeping(self, key_is_good=key_is_good),
         )
 
     # faults
@@ -400,3 +406,28 @@ class _Catalog(_Face):
             "drop_provider_file",
             lambda: self._server.providers.uploads.pop((provider, account, file_id), None),
         )
+
+
+class _Housekeeping(_Face):
+    """`Housekeeping` on the double."""
+
+    async def take_deletions(self, limit: int, lease_s: int) -> tuple[tuple[str, ...], bool]:
+        return await self._call("take_deletions", lambda: self._server.house.take_deletions(limit, lease_s))
+
+    async def settle_deletions(self, keys: Sequence[str]) -> tuple[str, ...]:
+        return await self._call("settle_deletions", lambda: self._server.house.settle_deletions(keys))
+
+    async def trim_log(self, keep_hours: int) -> int:
+        assert keep_hours > 0
+        return await self._call("trim_log", lambda: 0)  # nothing here is that old
+
+    async def scan(
+        self, what: Literal["files", "entries", "queue"], older_s: int, after: str, limit: int
+    ) -> FindingPage:
+        return await self._call("scan", lambda: self._server.house.scan(what, older_s, after, limit))
+
+    async def condemn(self, findings: Sequence[Finding], older_s: int, lease_s: int) -> tuple[str, ...]:
+        return await self._call("condemn", lambda: self._server.house.condemn(findings, older_s, lease_s))
+
+    async def drop_rows(self, findings: Sequence[Finding], older_s: int) -> int:
+        return await self._call("drop_rows", lambda: self._server.house.drop_rows(findings, older_s))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -18,14 +17,12 @@ _OURS = {"version", "etag", "write_id", "posix", "xattrs"}
 
 
 class DoubleFiles:
-    """What migration 0009 does. Requests are counted, held and failed by `DoubleServer`, by these names."""
+    """What migration 0009 does, and 0010 with it. Requests are counted, held and failed by `DoubleServer`, by these names."""
 
     def __init__(self, server: DoubleServer) -> None:
         self._server = server
-        self.metadata: dict[str, dict[str, Any]] = {}
-        """By file id."""
-        self.conversations: defaultdict[str, set[str]] = defaultdict(set)
-        """File ids by continuation id."""
+        self.metadata = server.house.metadata
+        self.conversations = server.house.conversations
 
     async def by_id(self, file_id: str) -> FileRow | None:
         return await self._call("by_id", lambda: self._by_id(file_id))
@@ -84,12 +81,10 @@ class DoubleFiles:
         return await self._call("link", lambda: self._link(file_id, continuation_id))
 
     def _link(self, file_id: str, continuation_id: str) -> bool:
-        if self._by_id(file_id) is None:
+        row = self._by_id(file_id)
+        if row is None:
             raise NotFound(f"no file {file_id}")
-        self.metadata.setdefault(file_id, {}).setdefault("continuation_id", continuation_id)
-        is_new = file_id not in self.conversations[continuation_id]
-        self.conversations[continuation_id].add(file_id)
-        return is_new
+        return self._server.house.link(file_id, row.record.key, continuation_id)
 
     async def _call(self, operation: str, act: Callable[[], T]) -> T:
         await self._server.arrive(operation, key_is_good=True)

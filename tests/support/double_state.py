@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from exaifs.errors import Exists, FileTooLarge, NotFound, Rejected
+from exaifs.errors import Exists, FileTooLarge, NotFound, Rejected, Unreachable
 from exaifs.model import ObjectRecord, Posix
 from exaifs.names import PLACEHOLDER
 from exaifs.remote.interface import Change, ChangePage, Folder, Listing, RowPatch, Upload
@@ -72,6 +72,10 @@ class BucketState:
         """False: as the embedded server, which drops `x-metadata`."""
         self.objects: dict[str, StoredObject] = {}
         self.rows: dict[str, StoredRow] = {}
+        self.on_place: Callable[[str, str | None, str | None], None] = lambda *_: None
+        """Told the file id, and the key before and after, when a row is written, moved or deleted."""
+        self.is_guarded: Callable[[str], bool] = lambda _: False
+        """Whether the object at a key is kept from being deleted now."""
         self._log: list[str] = []
         self._trimmed = 0
         self._ids = 0
@@ -120,14 +124,24 @@ class BucketState:
         row = self.rows.pop(source, None)
         if row is not None:
             self.rows[target] = row
+            self.on_place(row.file_id, source, target)
         self._log += [source, target]
 
     def remove(self, keys: Sequence[str]) -> None:
-        """Delete what exists of the keys, with the rows."""
+        """Delete what exists of the keys, with the rows.
+
+        Raises:
+            Unreachable: the server kept one, which no client understands.
+        """
+        kept = [key for key in keys if self.is_guarded(key)]
         for key in keys:
-            if self.objects.pop(key, None) is not None:
-                self.rows.pop(key, None)
+            if key not in kept and self.objects.pop(key, None) is not None:
                 self._log.append(key)
+                row = self.rows.pop(key, None)
+                if row is not None:
+                    self.on_place(row.file_id, key, None)
+        if kept:
+            raise Unreachable(f"{kept[0]}: the server does not find what the catalog lists")
 
     def _object(self, key: str) -> StoredObject:
         found = self.objects.get(key)
@@ -158,6 +172,7 @@ class BucketState:
             row.posix = merged(row.posix, upload.posix)
             row.xattrs = dict(upload.xattrs)
         self._log.append(key)
+        self.on_place(row.file_id, None, key)
 
     # records
 
@@ -224,11 +239,14 @@ class BucketState:
         self._object(target)
         row, there = self.rows.pop(source, None), self.rows.get(target)
         if row is not None:
+            if there is not None:
+                self.on_place(there.file_id, target, None)
             if there is not None and there.sha256 not in {None, row.sha256}:
                 old = replace(row.posix, mtime_ns=None, kind="file")
                 row.sha256, row.write_id, row.posix = there.sha256, there.write_id, merged(old, there.posix)
                 row.provider_file_ids, row.local_cache_path = {}, None
             self.rows[target] = row
+            self.on_place(row.file_id, source, target)
             self._log += [source, target]
         return self.record(target)
 

@@ -95,6 +95,11 @@ class HttpWorld:
             answer = await client.get(url)
         return answer.raise_for_status().content
 
+    async def delete_conversation(self, continuation_id: str) -> None:
+        with self.server.client() as client:
+            where = {"continuation_id": f"eq.{continuation_id}"}
+            client.delete("/rest/v1/conversations", params=where).raise_for_status()
+
 
 @asynccontextmanager
 async def open_world(server: Server) -> AsyncIterator[HttpWorld]:

@@ -41,6 +41,9 @@ class World(Protocol):
     async def fetch(self, url: str) -> bytes:
         """GET a URL without any key."""
 
+    async def delete_conversation(self, continuation_id: str) -> None:
+        """Delete the row of a conversation, as a program does."""
+
 
 def upload_of(
     data: bytes,

@@ -1,0 +1,105 @@
+"""Deleting what is to go, through the SQL functions of migration 0011."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from exaifs.remote.interface import Finding, FindingPage
+from exaifs.remote.session import Session
+from exaifs.remote.wire import foreign_answer, next_from_json
+
+
+class SupabaseHousekeeping:
+    """`interface.Housekeeping` on a Supabase project."""
+
+    def __init__(self, session: Session, bucket: str) -> None:
+        self._session = session
+        self._bucket = bucket
+
+    async def take_deletions(self, limit: int, lease_s: int) -> tuple[tuple[str, ...], bool]:
+        """See `interface.Housekeeping`. An answer that is lost leaves a lease that nobody uses."""
+        answer = await self._call("exaifs_take_deletions", p_limit=limit, p_lease_s=lease_s)
+        return _texts(answer, "keys"), answer.get("more") is True
+
+    async def settle_deletions(self, keys: Sequence[str]) -> tuple[str, ...]:
+        """See `interface.Housekeeping`."""
+        return _texts(await self._call("exaifs_settle_deletions", p_keys=list(keys)), "gone")
+
+    async def trim_log(self, keep_hours: int) -> int:
+        """See `interface.Housekeeping`. The log is one for all buckets."""
+        params = {"p_keep_hours": keep_hours}
+        return _count(await self._ask("exaifs_trim_log", params), "deleted")
+
+    async def scan(
+        self, what: Literal["files", "entries", "queue"], older_s: int, after: str, limit: int
+    ) -> FindingPage:
+        """See `interface.Housekeeping`."""
+        params: dict[str, Any] = {"p_after": after, "p_limit": limit}
+        match what:
+            case "files":
+                answer = await self._call("exaifs_gc_scan", p_older_s=older_s, **params)
+            case "entries":
+                answer = await self._call("exaifs_gc_entries", p_older_s=older_s, **params)
+            case "queue":
+                answer = await self._call("exaifs_gc_queue", **params)
+        findings = tuple(_finding(value) for value in _list(answer, "findings"))
+        return FindingPage(findings, _count(answer, "scanned"), next_from_json(answer))
+
+    async def condemn(self, findings: Sequence[Finding], older_s: int, lease_s: int) -> tuple[str, ...]:
+        """See `interface.Housekeeping`."""
+        answer = await self._call(
+            "exaifs_gc_condemn",
+            p_older_s=older_s,
+            p_keys=[finding.key for finding in findings],
+            p_versions=[finding.version for finding in findings],
+            p_lease_s=lease_s,
+        )
+        return _texts(answer, "keys")
+
+    async def drop_rows(self, findings: Sequence[Finding], older_s: int) -> int:
+        """See `interface.Housekeeping`."""
+        answer = await self._call(
+            "exaifs_gc_drop_rows",
+            p_older_s=older_s,
+            p_keys=[finding.key for finding in findings if finding.kind == "row"],
+            p_entries=[finding.version for finding in findings if finding.kind == "entry"],
+        )
+        return len(_texts(answer, "dropped"))
+
+    async def _call(self, function: str, **params: Any) -> Mapping[str, Any]:
+        return await self._ask(function, {"p_bucket": self._bucket, **params})
+
+    async def _ask(self, function: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        answer = await self._session.retry.run(function, lambda: self._session.rpc(function, params))
+        if not isinstance(answer, Mapping):
+            raise foreign_answer(function)
+        return answer
+
+
+def _list(answer: Mapping[str, Any], name: str) -> list[Any]:
+    value = answer.get(name)
+    if not isinstance(value, list):
+        raise foreign_answer(name)
+    return value
+
+
+def _texts(answer: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    return tuple(value for value in _list(answer, name) if isinstance(value, str))
+
+
+def _count(answer: Mapping[str, Any], name: str) -> int:
+    value = answer.get(name)
+    if not isinstance(value, int):
+        raise foreign_answer(name)
+    return value
+
+
+def _finding(value: Any) -> Finding:
+    found = value if isinstance(value, Mapping) else {}
+    texts = [found.get(name) for name in ("kind", "key", "version")]
+    size_bytes, note = found.get("size"), found.get("note")
+    if not all(isinstance(text, str) for text in texts) or not isinstance(size_bytes, int):
+        raise foreign_answer("findings")
+    kind, key, version = map(str, texts)
+    return Finding(kind, key, version, size_bytes, note if isinstance(note, str) else "")
