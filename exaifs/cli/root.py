@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "dev": "Run a Supabase on this machine, for trying and testing.",
     "init": "Print or apply the database schema; create the buckets.",
     "provider": "File ids at LLM providers: list, id, check, forget, prune.",
+    "gc": "Delete orphans, expired files and rows without a file; shows them first.",
     "doctor": "Test the connection and this machine, and name the fix.",
     "version": "Show versions.",
 }

@@ -1,6 +1,6 @@
 """Deletes the files of deleted conversations, and trims the change log.
 
-Any number of mounts do this on one bucket: the database hands every object to one of them, and takes it back
+Any number of mounts do this on one bucket: the database hands every object to one of them, and to another
 if that one ends first. The mounts learn of the deletions from the change feed, as of any others.
 """
 
@@ -94,10 +94,14 @@ class Janitor:
     async def _delete(self, keys: tuple[str, ...]) -> int:
         try:
             await self._objects.remove(keys)
-        finally:
-            # Also of an attempt that failed: what is gone is gone, and what took its place is to stay.
-            gone = await self._housekeeping.settle_deletions(keys)
-        return len(gone)
+        except RemoteError:
+            settled = await self._housekeeping.settle_deletions(keys)
+            # That a file is there still is no failure where it took another one's place.
+            if settled.gone | settled.kept != set(keys):
+                raise
+        else:
+            settled = await self._housekeeping.settle_deletions(keys)
+        return len(settled.gone)
 
     async def _trim(self) -> None:
         if trio.current_time() < self._trim_at:

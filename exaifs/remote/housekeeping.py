@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from exaifs.remote.interface import Finding, FindingPage
+from exaifs.remote.interface import Finding, FindingPage, Settled
 from exaifs.remote.session import Session
 from exaifs.remote.wire import foreign_answer, next_from_json
 
@@ -22,9 +22,10 @@ class SupabaseHousekeeping:
         answer = await self._call("exaifs_take_deletions", p_limit=limit, p_lease_s=lease_s)
         return _texts(answer, "keys"), answer.get("more") is True
 
-    async def settle_deletions(self, keys: Sequence[str]) -> tuple[str, ...]:
+    async def settle_deletions(self, keys: Sequence[str]) -> Settled:
         """See `interface.Housekeeping`."""
-        return _texts(await self._call("exaifs_settle_deletions", p_keys=list(keys)), "gone")
+        answer = await self._call("exaifs_settle_deletions", p_keys=list(keys))
+        return Settled(frozenset(_texts(answer, "gone")), frozenset(_texts(answer, "kept")))
 
     async def trim_log(self, keep_hours: int) -> int:
         """See `interface.Housekeeping`. The log is one for all buckets."""
@@ -57,7 +58,7 @@ class SupabaseHousekeeping:
         )
         return _texts(answer, "keys")
 
-    async def drop_rows(self, findings: Sequence[Finding], older_s: int) -> int:
+    async def drop_rows(self, findings: Sequence[Finding], older_s: int) -> tuple[Finding, ...]:
         """See `interface.Housekeeping`."""
         answer = await self._call(
             "exaifs_gc_drop_rows",
@@ -65,7 +66,12 @@ class SupabaseHousekeeping:
             p_keys=[finding.key for finding in findings if finding.kind == "row"],
             p_entries=[finding.version for finding in findings if finding.kind == "entry"],
         )
-        return len(_texts(answer, "dropped"))
+        keys, entries = set(_texts(answer, "keys")), set(_texts(answer, "entries"))
+        return tuple(
+            finding
+            for finding in findings
+            if (finding.version in entries if finding.kind == "entry" else finding.key in keys)
+        )
 
     async def _call(self, function: str, **params: Any) -> Mapping[str, Any]:
         return await self._ask(function, {"p_bucket": self._bucket, **params})

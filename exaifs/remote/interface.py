@@ -1,8 +1,8 @@
 """The seam to Supabase: what the layers above may ask for, and what they get.
 
-Two implementations keep it: `bucket.py`, `catalog.py` and `housekeeping.py` on a real server, and the in-memory double of
-the tests; `tests/contract` runs the same bodies on all of them. Deadlines and retries live below this
-line: a call here returns, raises an `ExaifsError`, or is cancelled.
+Two implementations keep it: `bucket.py`, `catalog.py` and `housekeeping.py` on a real server, and the
+in-memory double of the tests; `tests/contract` runs the same bodies on all of them. Deadlines and retries
+live below this line: a call here returns, raises an `ExaifsError`, or is cancelled.
 
 Nothing here takes a lock, and everything may be called concurrently.
 """
@@ -382,6 +382,15 @@ class FindingPage:
     """Give it as `after` for the next page; None at the end."""
 
 
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What became of objects that were to be removed; what is in neither will be taken again."""
+
+    gone: frozenset[str]
+    kept: frozenset[str]
+    """Another file took the place, or a conversation has it again."""
+
+
 class Housekeeping(Protocol):
     """Deleting what is to go, beside any number of others who do the same; migration 0011.
 
@@ -392,8 +401,8 @@ class Housekeeping(Protocol):
     async def take_deletions(self, limit: int, lease_s: int) -> tuple[tuple[str, ...], bool]:
         """Take objects of deleted conversations, oldest first; tell whether there may be more."""
 
-    async def settle_deletions(self, keys: Sequence[str]) -> tuple[str, ...]:
-        """Return the keys that are gone, and forget those that are to stay."""
+    async def settle_deletions(self, keys: Sequence[str]) -> Settled:
+        """Tell what became of objects that were taken, and forget those."""
 
     async def trim_log(self, keep_hours: int) -> int:
         """Drop entries of the change log that are older; return how many."""
@@ -406,8 +415,8 @@ class Housekeeping(Protocol):
     async def condemn(self, findings: Sequence[Finding], older_s: int, lease_s: int) -> tuple[str, ...]:
         """Take those of the files found that can still go; return their keys."""
 
-    async def drop_rows(self, findings: Sequence[Finding], older_s: int) -> int:
-        """Delete those of the rows found that still have no object; return how many."""
+    async def drop_rows(self, findings: Sequence[Finding], older_s: int) -> tuple[Finding, ...]:
+        """Delete those of the rows found that still have no object; return them."""
 
 
 @dataclass(frozen=True, slots=True)

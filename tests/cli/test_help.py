@@ -14,7 +14,7 @@ import pytest
 
 from tests.cli.support import clean_environment, exaifs
 
-COMMANDS = ("mount", "umount", "sync", "status", "dev", "init", "provider", "doctor", "version")
+COMMANDS = ("mount", "umount", "sync", "status", "dev", "init", "provider", "gc", "doctor", "version")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,4 +1,4 @@
-"""Deleting: the queue with its leases, and the guard against deleting what took a condemned file's place."""
+"""Deleting: the queue with its leases, and the guard for what took a condemned file's place."""
 
 from __future__ import annotations
 

@@ -40,6 +40,7 @@ from exaifs.remote.interface import (
     Remote,
     RowPatch,
     SeekableBody,
+    Settled,
     Upload,
     UploadMemory,
 )
@@ -414,7 +415,7 @@ class _Housekeeping(_Face):
     async def take_deletions(self, limit: int, lease_s: int) -> tuple[tuple[str, ...], bool]:
         return await self._call("take_deletions", lambda: self._server.house.take_deletions(limit, lease_s))
 
-    async def settle_deletions(self, keys: Sequence[str]) -> tuple[str, ...]:
+    async def settle_deletions(self, keys: Sequence[str]) -> Settled:
         return await self._call("settle_deletions", lambda: self._server.house.settle_deletions(keys))
 
     async def trim_log(self, keep_hours: int) -> int:
@@ -429,5 +430,5 @@ class _Housekeeping(_Face):
     async def condemn(self, findings: Sequence[Finding], older_s: int, lease_s: int) -> tuple[str, ...]:
         return await self._call("condemn", lambda: self._server.house.condemn(findings, older_s, lease_s))
 
-    async def drop_rows(self, findings: Sequence[Finding], older_s: int) -> int:
+    async def drop_rows(self, findings: Sequence[Finding], older_s: int) -> tuple[Finding, ...]:
         return await self._call("drop_rows", lambda: self._server.house.drop_rows(findings, older_s))

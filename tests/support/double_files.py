@@ -17,7 +17,7 @@ _OURS = {"version", "etag", "write_id", "posix", "xattrs"}
 
 
 class DoubleFiles:
-    """What migration 0009 does, and 0010 with it. Requests are counted, held and failed by `DoubleServer`, by these names."""
+    """What migrations 0009 and 0010 do. `DoubleServer` counts, holds and fails requests by these names."""
 
     def __init__(self, server: DoubleServer) -> None:
         self._server = server

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from exaifs.names import PLACEHOLDER, decode_component, encode_name
-from exaifs.remote.interface import Finding, FindingPage
+from exaifs.remote.interface import Finding, FindingPage, Settled
 from tests.support.double_state import BucketState
 
 _RFC3339 = re.compile(
@@ -121,12 +121,14 @@ class HouseRows:
             self.queue[key].lease_until_ns = now_ns + lease_s * 10**9
         return keys, bool(free)
 
-    def settle_deletions(self, keys: Sequence[str]) -> tuple[str, ...]:
+    def settle_deletions(self, keys: Sequence[str]) -> Settled:
         """See `Housekeeping`."""
-        settled = [key for key in keys if key in self.queue and not self._is_condemned(key)]
-        for key in settled:
-            del self.queue[key]
-        return tuple(sorted(key for key in settled if key not in self._bucket.objects))
+        for key in keys:
+            if key in self.queue and not self._is_condemned(key):
+                del self.queue[key]
+        settled = frozenset(keys) - self.queue.keys()
+        kept = settled & self._bucket.objects.keys()
+        return Settled(settled - kept, kept)
 
     # what gc finds
 
@@ -134,8 +136,8 @@ class HouseRows:
         self, what: Literal["files", "entries", "queue"], older_s: int, after: str, limit: int
     ) -> FindingPage:
         """See `Housekeeping`."""
-        everything = {"files": self._bucket.rows, "entries": self.entries, "queue": self.queue}[what]
-        page = [name for name in sorted(everything) if name > after][:limit]
+        everything = {"files": [*self._bucket.rows], "entries": [*self.entries], "queue": [*self.queue]}
+        page = [name for name in sorted(everything[what]) if name > after][:limit]
         find = {"files": self._file, "entries": self._entry, "queue": self._queued}[what]
         findings = [find(name, older_s) for name in page]
         found = tuple(finding for finding in findings if finding is not None)
@@ -200,16 +202,17 @@ class HouseRows:
                 condemned.append(finding.key)
         return tuple(sorted(condemned))
 
-    def drop_rows(self, findings: Sequence[Finding], older_s: int) -> int:
+    def drop_rows(self, findings: Sequence[Finding], older_s: int) -> tuple[Finding, ...]:
         """See `Housekeeping`."""
-        dropped = 0
-        for finding in findings:
-            if finding.kind == "entry" and finding.version in self.entries:
-                if self._entry(finding.version, older_s) is not None:
-                    del self.entries[finding.version]
-                    for files in self.conversations.values():
-                        files.discard(finding.version)
-                    dropped += 1
-            elif finding.kind == "row" and finding.key not in self._bucket.objects:
-                dropped += self._bucket.rows.pop(finding.key, None) is not None
-        return dropped
+        return tuple(finding for finding in findings if self._drop(finding, older_s))
+
+    def _drop(self, finding: Finding, older_s: int) -> bool:
+        if finding.kind == "row":
+            gone = finding.key not in self._bucket.objects
+            return gone and self._bucket.rows.pop(finding.key, None) is not None
+        if finding.version not in self.entries or self._entry(finding.version, older_s) is None:
+            return False
+        del self.entries[finding.version]
+        for files in self.conversations.values():
+            files.discard(finding.version)
+        return True

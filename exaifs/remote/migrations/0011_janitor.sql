@@ -139,22 +139,26 @@ COMMENT ON FUNCTION public.exaifs_on_conversation_delete() IS
 CREATE OR REPLACE FUNCTION public.exaifs_settle_deletions(p_bucket text, p_keys text[]) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE SECURITY INVOKER SET search_path = '' SET enable_seqscan = off SET jit = off
 AS $$
-DECLARE
-    v_gone text[];
-    v_kept text[];
 BEGIN
-    WITH settled AS (
-        DELETE FROM public.exaifs_delete_queue q
-        WHERE q.bucket = p_bucket AND q.key = ANY (p_keys) AND NOT EXISTS (
-            SELECT FROM storage.objects o
-            WHERE o.bucket_id = q.bucket AND o.name = q.key AND public.exaifs_is_condemned(q.bucket, q.key, o.version)
+    DELETE FROM public.exaifs_delete_queue q
+    WHERE q.bucket = p_bucket AND q.key = ANY (p_keys) AND NOT EXISTS (
+        SELECT FROM storage.objects o
+        WHERE o.bucket_id = q.bucket AND o.name = q.key AND public.exaifs_is_condemned(q.bucket, q.key, o.version)
+    );
+    -- From what is there now, so that a repeated call says the same.
+    RETURN (
+        SELECT jsonb_build_object(
+            'gone', coalesce(jsonb_agg(k.key ORDER BY k.key COLLATE "C") FILTER (WHERE NOT k.is_there), '[]'),
+            'kept', coalesce(jsonb_agg(k.key ORDER BY k.key COLLATE "C") FILTER (WHERE k.is_there), '[]')
         )
-        RETURNING q.key
-    )
-    SELECT array_agg(s.key ORDER BY s.key) FILTER (WHERE o.name IS NULL), array_agg(s.key ORDER BY s.key) FILTER (WHERE o.name IS NOT NULL)
-    INTO v_gone, v_kept
-    FROM settled s LEFT JOIN storage.objects o ON o.bucket_id = p_bucket AND o.name = s.key;
-    RETURN jsonb_build_object('gone', coalesce(to_jsonb(v_gone), '[]'), 'kept', coalesce(to_jsonb(v_kept), '[]'));
+        FROM (
+            SELECT DISTINCT u.key, EXISTS (
+                SELECT FROM storage.objects o WHERE o.bucket_id = p_bucket AND o.name = u.key
+            ) AS is_there
+            FROM unnest(p_keys) AS u (key)
+            WHERE NOT EXISTS (SELECT FROM public.exaifs_delete_queue q WHERE q.bucket = p_bucket AND q.key = u.key)
+        ) k
+    );
 END
 $$;
 COMMENT ON FUNCTION public.exaifs_settle_deletions(text, text[]) IS
@@ -437,7 +441,8 @@ AS $$
 DECLARE
     v_before timestamptz := now() - interval '1 second' * greatest(coalesce(p_older_s, 0), 0);
     v_row text;
-    v_dropped text[] := '{}';
+    v_keys text[] := '{}';
+    v_ids text[] := '{}';
 BEGIN
     -- One by one: a row that something else refers to stays, and does not keep the others.
     FOR v_row IN
@@ -450,7 +455,7 @@ BEGIN
             WHERE m.bucket = p_bucket AND m.supabase_storage_path = v_row
                 AND greatest(m.created_at, m.updated_at, m.upload_date) <= v_before;
             IF FOUND THEN
-                v_dropped := array_append(v_dropped, v_row);
+                v_keys := array_append(v_keys, v_row);
             END IF;
         EXCEPTION WHEN foreign_key_violation THEN NULL;
         END;
@@ -462,16 +467,16 @@ BEGIN
         LOOP
             BEGIN
                 DELETE FROM public.files f WHERE f.id = v_row::uuid;
-                v_dropped := array_append(v_dropped, v_row);
+                v_ids := array_append(v_ids, v_row);
             EXCEPTION WHEN foreign_key_violation THEN NULL;
             END;
         END LOOP;
     END IF;
-    RETURN jsonb_build_object('dropped', to_jsonb(v_dropped));
+    RETURN jsonb_build_object('keys', to_jsonb(v_keys), 'entries', to_jsonb(v_ids));
 END
 $$;
 COMMENT ON FUNCTION public.exaifs_gc_drop_rows(text, bigint, text[], text[]) IS
-    'Deletes those of the rows of these keys, and of the rows in files of these ids, that still have no object: {"dropped": [key or id]}.';
+    'Deletes those of the rows of these keys, and of the rows in files of these ids, that still have no object: {"keys": [key], "entries": [id]}.';
 
 -- As in 0007: nothing for anon and authenticated, all for service_role.
 DO $$
