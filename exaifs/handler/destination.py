@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from exaifs.errors import InvalidArgument
@@ -14,6 +16,12 @@ FILE_TYPES = ("user_upload", "generated", "cache")
 
 _FOLDERS = {"user_upload": "files", "generated": "generated", "cache": "cache"}
 """Of uploads that name no place; `uploads/` belongs to conversations."""
+
+_TIME = re.compile(
+    r"\d{4}-\d\d-\d\dT([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d+)?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)",
+    re.ASCII | re.IGNORECASE,
+)
+"""RFC 3339; what looks otherwise `exaifs gc` takes for no time."""
 
 _HASH_DIGITS = 16
 """Enough to keep files of one name apart."""
@@ -62,6 +70,9 @@ def wish_of(metadata: Mapping[str, Any] | None) -> Wish:
     for name, value in (("path", path), ("continuation_id", continuation_id)):
         if value is not None and (not isinstance(value, str) or not value):
             raise InvalidArgument(f"{name} is a text that is not empty")
+    expires_at = given.get("expires_at")
+    if expires_at is not None and not (isinstance(expires_at, str) and _is_time(expires_at)):
+        raise InvalidArgument("expires_at is a time such as 2026-01-31T12:00:00Z")
     if path is not None and path != "/":
         key_of(path.rstrip("/"))
     if continuation_id is not None:
@@ -71,6 +82,16 @@ def wish_of(metadata: Mapping[str, Any] | None) -> Wish:
     except (TypeError, ValueError) as exc:
         raise InvalidArgument(f"metadata must be JSON values: {exc}") from exc
     return Wish(path, continuation_id, fields, given)
+
+
+def _is_time(text: str) -> bool:
+    if not _TIME.fullmatch(text):
+        return False
+    try:
+        datetime.fromisoformat(text.upper())
+    except ValueError:
+        return False
+    return True
 
 
 def key_of(path: str) -> str:

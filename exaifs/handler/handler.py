@@ -153,12 +153,13 @@ class UnifiedFileHandler:
 
         Args:
             file_path: the file; a copy of it is taken first, so it may change meanwhile.
-            metadata: JSON values, merged into those of the row (None takes one away). Three have a meaning:
+            metadata: JSON values, merged into those of the row (None takes one away). Four have a meaning:
                 `path` is where the file goes, as below a mountpoint (ending in a slash: into that
                 directory), replacing what is there; `continuation_id` links it to that conversation, and
                 without `path` puts it at uploads/{continuation_id}/{name}; `file_type` is user_upload (if
                 not given), generated or cache. With neither of the first two, files of one name and other
                 bytes are kept apart: files/{start of the SHA-256}/{name}, or generated/…, cache/….
+                After `expires_at`, such as 2026-01-31T12:00:00Z, `exaifs gc` deletes the file.
             progress: called with (bytes done, bytes in all), never with less than before, and at the end
                 with both the same. What it raises ends the upload.
 
@@ -248,7 +249,8 @@ class UnifiedFileHandler:
     async def link_file_to_conversation(self, file_id: str, continuation_id: str) -> bool:
         """Make a file part of a conversation, whose row is made if missing; False: it was before.
 
-        When a conversation is deleted, so are its files that no other one is linked to.
+        When a conversation is deleted, so are its files that no other one is linked to, by the mounts of
+        the bucket. What is in uploads/{continuation_id}/ is part of that conversation while it is there.
 
         Raises:
             NotFound: no such file.
