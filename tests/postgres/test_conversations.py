@@ -147,6 +147,27 @@ def test_writing_while_the_conversation_is_deleted(project: Project) -> None:
     assert project.one("SELECT string_agg(key, ',') FROM exaifs_delete_queue") == "uploads/c1/old"
 
 
+def test_users_of_the_project(project: Project) -> None:
+    """A role that the project lets write rows can do so; it links nothing by that."""
+    project.put("uploads/c1/a", b"x")
+    project.admin.execute(
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON file_metadata TO authenticated;"
+        "CREATE POLICY users ON file_metadata FOR ALL TO authenticated USING (true) WITH CHECK (true)"
+    )
+    with project.as_service() as connection:
+        connection.execute("RESET ROLE; SET ROLE authenticated")
+        connection.execute(
+            "INSERT INTO public.file_metadata (original_filename, file_size, supabase_storage_path)"
+            " VALUES ('b', 1, 'uploads/c2/b')"
+        )
+        connection.execute(
+            "UPDATE public.file_metadata SET supabase_storage_path = 'uploads/c3/b'"
+            " WHERE supabase_storage_path = 'uploads/c2/b'"
+        )
+        connection.execute("DELETE FROM public.file_metadata WHERE supabase_storage_path = 'uploads/c3/b'")
+    assert links(project) == {("c1", "uploads/c1/a")}
+
+
 def test_an_earlier_project(project: Project) -> None:
     """Files from before are linked when the migration comes; one left by a deleted conversation is not."""
     project.admin.execute("ALTER TABLE file_metadata DISABLE TRIGGER USER")

@@ -5,14 +5,22 @@
 -- mounts where that is missing, and renames. Columns are met as in 0009: the tables may be the project's own.
 -- Locks are taken in one order everywhere: object, row, conversation, files.
 
--- The conversations look files up by path; ours have an index by bucket and path only.
+-- Files are looked up by path, and their links by file. Our own tables have an index by bucket and path only,
+-- a project's may have none for either.
 DO $$
 BEGIN
     IF to_regclass('public.files') IS NOT NULL THEN
         CREATE INDEX IF NOT EXISTS exaifs_files_path_idx ON public.files (storage_path);
     END IF;
+    IF to_regclass('public.conversation_files') IS NOT NULL AND NOT EXISTS (
+        SELECT FROM pg_catalog.pg_index i
+        JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+        WHERE i.indrelid = to_regclass('public.conversation_files') AND a.attname = 'file_id'
+    ) THEN
+        CREATE INDEX exaifs_conversation_files_file_idx ON public.conversation_files (file_id);
+    END IF;
 EXCEPTION WHEN OTHERS THEN
-    RAISE WARNING 'exaifs: no index on files.storage_path, linking will be slow: %', SQLERRM;
+    RAISE WARNING 'exaifs: no index on files.storage_path or conversation_files.file_id, linking will be slow: %', SQLERRM;
 END
 $$;
 
@@ -158,18 +166,24 @@ COMMENT ON FUNCTION public.exaifs_leave_conversation(jsonb, text) IS
 
 -- Before a row is written: its metadata name the conversation in whose directory the file is. A generated or
 -- cache file that somebody puts into another directory is remembered as such: it is no rubbish (0011).
+-- Both triggers leave alone what a role writes that may not call our functions: a project may let its users
+-- write rows, but not link files to conversations by that. Objects of theirs come with the rights of 0004.
 CREATE OR REPLACE FUNCTION public.exaifs_before_file() RETURNS trigger
 LANGUAGE plpgsql SET search_path = ''
 AS $$
 DECLARE
-    v_metadata jsonb := public.exaifs_json_object(NEW.metadata);
-    v_continuation text := public.exaifs_continuation_of(NEW.supabase_storage_path);
+    v_metadata jsonb;
+    v_continuation text;
     v_before text;
 BEGIN
+    IF NOT has_function_privilege('public.exaifs_continuation_of(text)', 'EXECUTE') OR (
+        TG_OP = 'UPDATE' AND NEW.supabase_storage_path = OLD.supabase_storage_path AND NEW.bucket = OLD.bucket
+    ) THEN
+        RETURN NEW;
+    END IF;
+    v_metadata := public.exaifs_json_object(NEW.metadata);
+    v_continuation := public.exaifs_continuation_of(NEW.supabase_storage_path);
     IF TG_OP = 'UPDATE' THEN
-        IF NEW.supabase_storage_path = OLD.supabase_storage_path AND NEW.bucket = OLD.bucket THEN
-            RETURN NEW;
-        END IF;
         v_before := public.exaifs_continuation_of(OLD.supabase_storage_path);
         IF v_before IS DISTINCT FROM v_continuation AND v_metadata ->> 'continuation_id' = v_before THEN
             v_metadata := v_metadata - 'continuation_id';
@@ -184,7 +198,7 @@ BEGIN
     IF v_continuation IS NOT NULL AND NOT v_metadata ? 'continuation_id' THEN
         v_metadata := v_metadata || jsonb_build_object('continuation_id', v_continuation);
     END IF;
-    IF v_metadata IS DISTINCT FROM NEW.metadata THEN
+    IF v_metadata <> public.exaifs_json_object(NEW.metadata) THEN
         NEW.metadata := v_metadata;
     END IF;
     RETURN NEW;
@@ -204,7 +218,9 @@ DECLARE
     v_after text;
     v_placed boolean := TG_OP = 'INSERT';  -- the file came to its path, or was written there
 BEGIN
-    IF to_regclass('public.conversation_files') IS NULL THEN
+    IF to_regclass('public.conversation_files') IS NULL
+        OR NOT has_function_privilege('public.exaifs_continuation_of(text)', 'EXECUTE')
+    THEN
         RETURN NULL;
     END IF;
     IF TG_OP = 'UPDATE' THEN

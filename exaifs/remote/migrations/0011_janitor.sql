@@ -10,18 +10,21 @@ ALTER TABLE public.exaifs_delete_queue
     ADD COLUMN IF NOT EXISTS spare_linked boolean NOT NULL DEFAULT true;  -- a file that a conversation has is not deleted
 
 CREATE OR REPLACE FUNCTION public.exaifs_is_linked(p_bucket text, p_key text) RETURNS boolean
-LANGUAGE plpgsql STABLE SECURITY INVOKER SET search_path = '' SET enable_seqscan = off SET jit = off
+LANGUAGE plpgsql STABLE SECURITY INVOKER
+SET search_path = '' SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
 AS $$
 BEGIN
-    RETURN to_regclass('public.conversation_files') IS NOT NULL AND EXISTS (
-        SELECT FROM public.files f JOIN public.conversation_files l ON l.file_id = f.id
-        WHERE f.id IN (
-            SELECT m.file_id FROM public.file_metadata m WHERE m.bucket = p_bucket AND m.supabase_storage_path = p_key
-            UNION ALL
-            SELECT x.id FROM public.files x
-            WHERE x.storage_path = p_key AND coalesce(to_jsonb(x) ->> 'bucket', p_bucket) = p_bucket
-        )
-    );
+    IF to_regclass('public.conversation_files') IS NULL THEN
+        RETURN false;
+    END IF;
+    -- By its id and by its path: a look into an index each, as long as nothing else is joined.
+    PERFORM FROM public.file_metadata m JOIN public.conversation_files l ON l.file_id = m.file_id
+    WHERE m.bucket = p_bucket AND m.supabase_storage_path = p_key;
+    IF NOT FOUND THEN
+        PERFORM FROM public.files f JOIN public.conversation_files l ON l.file_id = f.id
+        WHERE f.storage_path = p_key AND coalesce(to_jsonb(f) ->> 'bucket', p_bucket) = p_bucket;
+    END IF;
+    RETURN FOUND;
 END
 $$;
 COMMENT ON FUNCTION public.exaifs_is_linked(text, text) IS 'Internal: whether any conversation has the file at this key.';
@@ -256,11 +259,11 @@ BEGIN
                 WHEN public.exaifs_time(v_file.expires_text) <= now() THEN 'expired'
             END
             WHEN v_conversations AND v_file.used_at <= v_before AND (v_file.continuation IS NOT NULL OR v_file.is_made)
-                AND NOT public.exaifs_is_linked(p_bucket, v_file.key) THEN 'orphan'
+                THEN 'orphan'
         END;
-        IF v_kind = 'orphan' AND v_file.continuation IS NOT NULL THEN
+        IF v_kind = 'orphan' THEN
             PERFORM FROM public.conversations c WHERE c.continuation_id = v_file.continuation;
-            CONTINUE WHEN FOUND;
+            CONTINUE WHEN FOUND OR public.exaifs_is_linked(p_bucket, v_file.key);
         END IF;
         IF v_kind IS NOT NULL THEN
             v_found := v_found || jsonb_build_object(
