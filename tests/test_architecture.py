@@ -50,7 +50,7 @@ HOMES = {
 }
 """Libraries that only some packages may import."""
 
-REMOTE_SEAM = {"exaifs.remote.interface", "exaifs.remote.bodies"}
+REMOTE_SEAM = {"exaifs.remote.interface", "exaifs.remote.upkeep", "exaifs.remote.bodies"}
 """All that `cache` and `fs` may know of the server: the protocols, and bytes as upload bodies."""
 
 

@@ -18,7 +18,7 @@ from exaifs.config import Config
 from exaifs.embedded.progress import step
 from exaifs.names import path_of
 from exaifs.ops.gc import FILES, ROWS, Collector, Outcome, Survey, report, totals
-from exaifs.remote.interface import Finding
+from exaifs.remote.upkeep import Finding
 
 _DAY_S: Final = 86_400
 _MAX_DAYS: Final = 36_500

@@ -140,11 +140,7 @@ class FileSystem:
         self._reporter = Reporter(
             config, mountpoint, core=core, feed=self.feed, survey=self.survey, counters=self._counters
         )
-        self._janitor = None
-        if remote.housekeeping is not None and not config.read_only:
-            self._janitor = Janitor(
-                remote.objects, remote.housekeeping, core.contact, 3 * config.freshness_s
-            )
+        self._janitor = _janitor(core, config)
 
     def _new_feed(self, core: Core, pace_s: float) -> Feed:
         on_gap, on_loss = self._note_gap, self._distrust
@@ -266,3 +262,11 @@ class FileSystem:
             while not await self.directories.reconcile():
                 _log.debug("listing anew goes on")
                 await trio.sleep(_GAP_RETRY_S)
+
+
+def _janitor(core: Core, config: Config) -> Janitor | None:
+    """Return what tidies the bucket; None where that is not this mount's to do."""
+    remote = core.remote
+    if remote.housekeeping is None or config.read_only:
+        return None
+    return Janitor(remote.objects, remote.housekeeping, core.contact, 3 * config.freshness_s)

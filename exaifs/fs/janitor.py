@@ -14,7 +14,8 @@ import trio
 
 from exaifs.errors import RemoteError
 from exaifs.fs.contact import Contact
-from exaifs.remote.interface import Housekeeping, ObjectStore
+from exaifs.remote.interface import ObjectStore
+from exaifs.remote.upkeep import Housekeeping
 
 _log = structlog.get_logger(__name__)
 

@@ -15,7 +15,8 @@ from exaifs.config import Config
 from exaifs.errors import RemoteError
 from exaifs.names import path_of
 from exaifs.remote.client import open_remote
-from exaifs.remote.interface import Finding, Housekeeping, Remote
+from exaifs.remote.interface import Remote
+from exaifs.remote.upkeep import Finding, Housekeeping
 
 FILES: Final = ("queued", "expired", "orphan")
 """Kinds of findings that are files."""

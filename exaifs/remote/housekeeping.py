@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from exaifs.remote.interface import Finding, FindingPage, Settled
 from exaifs.remote.session import Session
+from exaifs.remote.upkeep import Finding, FindingPage, Settled
 from exaifs.remote.wire import foreign_answer, next_from_json
 
 

@@ -11,7 +11,7 @@ import pytest
 from exaifs.errors import Unreachable
 from exaifs.names import encode_name
 from exaifs.remote.files import FileCatalog
-from exaifs.remote.interface import Finding, Housekeeping, Settled
+from exaifs.remote.upkeep import Finding, Housekeeping, Settled
 from tests.support.world import World, changes_of, find, write
 
 LEASE_S = 60

@@ -31,8 +31,6 @@ from exaifs.remote.interface import (
     Access,
     ChangePage,
     Download,
-    Finding,
-    FindingPage,
     Hello,
     Listing,
     ProviderIdAnswer,
@@ -40,10 +38,10 @@ from exaifs.remote.interface import (
     Remote,
     RowPatch,
     SeekableBody,
-    Settled,
     Upload,
     UploadMemory,
 )
+from exaifs.remote.upkeep import Finding, FindingPage, Settled
 from tests.support.double_housekeeping import HouseRows
 from tests.support.double_providers import ProviderRows
 from tests.support.double_state import BucketState

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from exaifs.names import PLACEHOLDER, decode_component, encode_name
-from exaifs.remote.interface import Finding, FindingPage, Settled
+from exaifs.remote.upkeep import Finding, FindingPage, Settled
 from tests.support.double_state import BucketState
 
 _RFC3339 = re.compile(

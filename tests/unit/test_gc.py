@@ -8,7 +8,7 @@ import pytest
 
 from exaifs.errors import Rejected, Unreachable
 from exaifs.ops.gc import Collector, Outcome, Survey, report
-from exaifs.remote.interface import Finding
+from exaifs.remote.upkeep import Finding
 from tests.support.double import DoubleServer
 
 pytestmark = pytest.mark.anyio
