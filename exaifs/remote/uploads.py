@@ -1,4 +1,4 @@
-"""Bodies on their way into the bucket."""
+"""Bodies on their way into the bucket: large ones in pieces where the server can do that, else one PUT."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from exaifs.errors import Busy, Exists, NotFound
 from exaifs.remote.failures import failure_of, storage_error, translated
 from exaifs.remote.interface import SeekableBody, Upload, UploadMemory
 from exaifs.remote.looking import Look
+from exaifs.remote.resumable import Resumable
 from exaifs.remote.sending import Sending
 from exaifs.remote.session import Session, json_of
 from exaifs.remote.wire import foreign_answer, quote_key, upload_headers
@@ -18,6 +19,7 @@ class Uploads:
         self._session = session
         self._bucket = bucket
         self._look = look
+        self._resumable = Resumable(session, bucket)
 
     async def put(self, key: str, body: SeekableBody, upload: Upload, memory: UploadMemory | None) -> None:
         """See `interface.ObjectStore.put`."""
@@ -26,7 +28,9 @@ class Uploads:
         sending = Sending(key, body, upload, lane, self._look)
         async with lane.place(f"PUT {key}") as left_s:
             policy = self._session.retry.within(left_s)
-            await sending.run(policy, "PUT", lambda: self._put_once(sending, headers), done=None)
+            if not await self._resumable.put(sending, policy, memory):
+                await sending.run(policy, "PUT", lambda: self._put_once(sending, headers), done=None)
+                self._resumable.put_worked(sending)
         if memory is not None:
             memory.forget()
 

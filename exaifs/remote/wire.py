@@ -60,6 +60,18 @@ def upload_headers(size_bytes: int, upload: Upload) -> dict[str, str]:
     }
 
 
+def resumable_metadata(bucket: str, key: str, upload: Upload) -> str:
+    """Return the `Upload-Metadata` of an upload in pieces: the same that `upload_headers` say of a PUT."""
+    fields = {
+        "bucketName": bucket.encode(),
+        "objectName": key.encode(),
+        "contentType": upload.mime_type.encode(),
+        "cacheControl": b"no-cache",
+        "metadata": _metadata(upload),
+    }
+    return ",".join(f"{name} {base64.b64encode(value).decode('ascii')}" for name, value in fields.items())
+
+
 def xattrs_fit(upload: Upload) -> bool:
     """Tell whether the attributes travel in the upload's header; else a patch has to bring them."""
     return len(json.dumps(_fields(upload))) <= _MAX_METADATA_BYTES

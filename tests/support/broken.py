@@ -15,6 +15,7 @@ from exaifs.remote.interface import Remote
 from exaifs.remote.retry import RetryPolicy
 from exaifs.remote.session import open_session
 from tests.support.nonsense import NonsenseServer, Reply, Request, reply
+from tests.support.tus import TusServer
 from tests.support.world import read
 
 KEY = "sb_secret_never-to-be-shown"
@@ -66,7 +67,7 @@ def serve_object(request: Request) -> Reply:
 
 @asynccontextmanager
 async def opened(
-    server: NonsenseServer, key: str = KEY, timeout_s: float = 0.6, read_timeout_s: float = 3
+    server: NonsenseServer | TusServer, key: str = KEY, timeout_s: float = 0.6, read_timeout_s: float = 3
 ) -> AsyncIterator[Remote]:
     """Open the bucket with short limits."""
     config = Config(
