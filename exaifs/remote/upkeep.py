@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Housekeeping(Protocol):
         """Drop entries of the change log that are older; return how many."""
 
     async def scan(
-        self, what: Literal[files, entries, queue], older_s: int, after: str, limit: int
+        self, what: Literal["files", "entries", "queue"], older_s: int, after: str, limit: int
     ) -> FindingPage:
         """Look at a page of files and their rows, of rows in `files`, or of what is queued already."""
 
