@@ -102,3 +102,6 @@ class FilesContract:
         assert row.metadata == {"continuation_id": one}
         with pytest.raises(NotFound):
             await files.link(ABSENT, one)
+        await world.remote.objects.remove([record.key])
+        for conversation in (one, two):
+            await world.delete_conversation(conversation)

@@ -109,6 +109,8 @@ class HousekeepingContract:
         assert set(changes.values()) == {None}
         await world.delete_conversation(other)
         assert await take(world, folder(conversation)) == [shared.key]
+        await world.remote.objects.remove([shared.key])
+        assert (await house(world).settle_deletions([shared.key])).gone == {shared.key}
 
     async def test_a_new_file_at_the_path_stays(self, world: World, conversation: str) -> None:
         """Written before its forerunner is taken, or just before it is removed: never deleted."""
