@@ -308,6 +308,18 @@ def _merge_marker(merge: _Merge, prefix: str, record: ObjectRecord | None) -> No
         _prune(merge, prefix)
 
 
+def show_directory(index: Index, prefix: str, *, at_ns: int) -> Difference:
+    """Show the folders on the way to a directory in which something was just written from here.
+
+    Another host may have removed its last file meanwhile, and the directory went with it.
+    """
+    with index.view() as view:
+        merge = _Merge(index, view, at_ns)
+        with index.transaction():
+            _reveal(merge, prefix)
+    return merge.difference
+
+
 def _reveal(merge: _Merge, prefix: str) -> bool:
     """Show the folders on the way to `prefix`; tell whether the directory itself is loaded.
 

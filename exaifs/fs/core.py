@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from exaifs.cache.contents import ContentStore
+from exaifs.cache.entries import Entry
 from exaifs.cache.index import Index
 from exaifs.errors import ReadOnly
 from exaifs.fs.changes import Changes
 from exaifs.fs.claims import Claims
 from exaifs.fs.contact import Contact
 from exaifs.fs.inodes import InodeTable
+from exaifs.model import ObjectRef
 from exaifs.remote.interface import Remote
 
 
@@ -26,6 +28,12 @@ class Core:
     claims: Claims
     changes: Changes
     read_only: bool
+
+    def stored(self, entry: Entry) -> ObjectRef:
+        """Return which bytes an entry stands for, and where the bucket has them: moves may wait."""
+        ref = entry.ref
+        key = self.changes.outbox.stored_key(ref.key)
+        return ref if key == ref.key else replace(ref, key=key)
 
     def check_writable(self) -> None:
         """Refuse a change to a read-only mount.

@@ -10,6 +10,8 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 
+import trio
+
 from exaifs.errors import BadHandle, IsADirectory, Stale
 from exaifs.fs.core import Core
 from exaifs.fs.counters import AccessCounters
@@ -21,6 +23,9 @@ from exaifs.fs.virtual import VirtualFiles, is_virtual
 from exaifs.fs.writing import Writer
 from exaifs.model import Attributes, Caller, Handle, Ino
 from exaifs.names import path_of
+
+_MOVE_PATIENCE_S = 5.0
+"""How long a reader waits for a move of the file that is being carried out."""
 
 
 class Files:
@@ -150,10 +155,12 @@ class Files:
             inode = self._handles.file(fh).inode
             ref = inode.entry.ref
             try:
-                return await self._contents.read(ref, offset, size_bytes)
+                return await self._contents.read(self._core.stored(inode.entry), offset, size_bytes)
             except Stale:
                 # Our own rename gives the same bytes another version.
                 await self._core.claims.wait_free(ref.key)
+                with trio.move_on_after(_MOVE_PATIENCE_S):
+                    await self._core.changes.outbox.wait_settled(ref.key)
                 if inode.entry.ref == ref and inode.staged is None:
                     # Have the next open find what is there now, even if no log ever tells of it.
                     if not (inode.unlinked or self._table.is_replaced(inode)):

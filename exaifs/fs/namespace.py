@@ -146,7 +146,7 @@ class Namespace:
             raise InvalidArgument("not a symbolic link")
         if inode.staged is not None:
             return inode.staged.read_at(0, MAX_SYMLINK_BYTES)
-        return await self._contents.read(inode.entry.ref, 0, inode.entry.size_bytes)
+        return await self._contents.read(self._core.stored(inode.entry), 0, inode.entry.size_bytes)
 
     async def statfs(self) -> FileSystemStatistics:
         """Return totals of what is known, against a nominal capacity."""

@@ -15,7 +15,7 @@ from typing import Literal
 import structlog
 
 from exaifs.cache.entries import own_write
-from exaifs.cache.merge import Difference, merge_changes
+from exaifs.cache.merge import Difference, merge_changes, show_directory
 from exaifs.errors import (
     Busy,
     ExaifsError,
@@ -247,6 +247,8 @@ class Publisher:
         if staged.generation == draft.generation:
             staged.dirty = False
             self._keeper.forget(staged)
+        if self._index.directory(entry.parent) is None:
+            self._on_change(show_directory(self._index, entry.parent, at_ns=time.time_ns()))
         there = self._index.file(entry.parent, entry.component)
         inode.entry = entry
         self._table.store(inode)

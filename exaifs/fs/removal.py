@@ -19,6 +19,7 @@ class Remover:
     """Removes names of one mount."""
 
     def __init__(self, core: Core, directories: Directories, markers: Markers) -> None:
+        self._core = core
         self._index = core.index
         self._table = core.table
         self._contents = core.contents
@@ -68,7 +69,7 @@ class Remover:
         if inode.opens == 0 or inode.staged is not None or inode.entry.pending:
             return
         try:
-            await self._contents.materialize(inode.entry.ref)
+            await self._contents.materialize(self._core.stored(inode.entry))
         except ExaifsError as exc:
             _log.warning(
                 "open file removed before its bytes were fetched",

@@ -67,7 +67,7 @@ class WritePath:
             on_change=on_change,
             on_work=self._note,
         )
-        self.writer = Writer(core.contents, self.publisher, self._staging)
+        self.writer = Writer(core, self.publisher, self._staging)
         replayer = Replayer(core, directories, self.conflicts, self.keeper, on_change)
         self.sender = Sender(core, self.publisher, replayer, delay_s=config.write_back_s)
         self.waiting = WaitingList(core, self.sender)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from exaifs.cache.contents import ContentStore
 from exaifs.errors import InvalidArgument, IsADirectory
+from exaifs.fs.core import Core
 from exaifs.fs.inodes import Inode
 from exaifs.fs.publish import Publisher
 from exaifs.fs.staging import Staged
@@ -20,13 +20,13 @@ class Writer:
     """Writes and truncates.
 
     Args:
-        contents: filled from when a file is changed in part.
+        core: whose contents a file that is changed in part is filled from.
         publisher: knows the size limit, and publishes a truncation that no close will follow.
         directory: where staged files live.
     """
 
-    def __init__(self, contents: ContentStore, publisher: Publisher, directory: Path) -> None:
-        self._contents = contents
+    def __init__(self, core: Core, publisher: Publisher, directory: Path) -> None:
+        self._core = core
         self._publisher = publisher
         self._directory = directory
 
@@ -86,7 +86,7 @@ class Writer:
         staged = Staged.create(self._directory)
         try:
             if keep_bytes and inode.entry.size_bytes > 0 and not inode.entry.pending:
-                await self._contents.copy_to(inode.entry.ref, staged.fd)
+                await self._core.contents.copy_to(self._core.stored(inode.entry), staged.fd)
                 staged.filled()
         except BaseException:
             staged.close()
