@@ -23,6 +23,7 @@ from exaifs.cache.intents import Move, Operation, Put, keys_of, to_record
 from exaifs.cache.journal import Journal
 from exaifs.cache.journalfile import Record
 from exaifs.cache.keyset import KeySet
+from exaifs.cache.ordering import Ordering
 
 
 class Outbox:
@@ -39,6 +40,7 @@ class Outbox:
         # Mutable state, changed without an await but for the journal's.
         self._operations: dict[int, Operation] = {}
         self._keys = KeySet()
+        self._order = Ordering()
         self._in_hand: set[int] = set()
         self._direct: set[int] = set()  # in the hands of the caller of `append`, who holds claims
         self._puts: dict[str, int] = {}
@@ -67,13 +69,9 @@ class Outbox:
 
     def runnable(self) -> Iterator[tuple[int, Operation]]:
         """Yield the operations that wait for no earlier one and that nobody is carrying out."""
-        earlier = KeySet()
-        for number, operation in list(self._operations.items()):
-            keys = keys_of(operation)
-            if number not in self._in_hand and not any(earlier.overlaps(key) for key in keys):
-                yield number, operation
-            for key in keys:
-                earlier.add(key)
+        for number in self._order.ready():
+            if number not in self._in_hand:
+                yield number, self._operations[number]
 
     def stored_key(self, key: str) -> str:
         """Return where the bucket has what is called `key` here: moves may wait to be carried out."""
@@ -129,6 +127,7 @@ class Outbox:
     def take(self, number: int, operation: Operation) -> None:
         """Have an operation of the journal wait."""
         self._operations[number] = operation
+        self._order.add(number, keys_of(operation))
         for key in keys_of(operation):
             self._index.claim(key)
             if number not in self._direct:
@@ -165,6 +164,7 @@ class Outbox:
         await self._journal.append([], [number], {later: to_record(new) for later, new in revised.items()})
         self._operations.update(revised)
         operation = self._operations.pop(number)
+        self._order.remove(number)
         self._in_hand.discard(number)
         for key in keys_of(operation):
             self._index.release(key)

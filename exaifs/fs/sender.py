@@ -180,11 +180,11 @@ class Sender:
                 if inode.opens == 0 and inode.staged is not None:
                     inode.staged.rest()
             self._worked()
-        except (ExaifsError, sqlite3.Error) as exc:
+        except Exception as exc:  # noqa: BLE001 - logged there; the other files are still to be sent
             if staged is not None:
                 staged.attempts += 1
                 staged.due_at = self._failed(exc, staged.attempts)
-            _log.warning("not sent yet", path=path_of(inode.entry.key), reason=str(exc))
+            self._tell("not sent yet", exc, path=path_of(inode.entry.key))
         self._table.release(inode)
 
     async def _carry_out(self, number: int) -> None:
@@ -194,18 +194,25 @@ class Sender:
         self._outbox.begin(number)
         try:
             await self._replayer.carry_out(number, operation)
-        except (ExaifsError, sqlite3.Error) as exc:
+        except Exception as exc:  # noqa: BLE001 - logged there; the other operations are still to be done
             self._attempts[number] = self._attempts.get(number, 0) + 1
             self._due[number] = self._failed(exc, self._attempts[number])
             self.problems[number] = str(exc)
             what, path = type(operation).__name__.lower(), path_of(operation.entry.key)
-            _log.warning("not carried out yet", what=what, path=path, reason=str(exc))
+            self._tell("not carried out yet", exc, path=path, what=what)
             self._outbox.let_go(number)
             return
         for table in (self._attempts, self._due, self.problems):
             table.pop(number, None)
         self._contact.succeeded()
         self._worked()
+
+    def _tell(self, event: str, exc: Exception, **where: str) -> None:
+        """Log a failure, with a traceback where it is none that is known."""
+        if isinstance(exc, ExaifsError | OSError | sqlite3.Error):
+            _log.warning(event, reason=str(exc), **where)
+        else:
+            _log.error(event, exc_info=exc, **where)
 
     def _worked(self) -> None:
         self._failures = 0
