@@ -16,6 +16,9 @@ from exaifs.remote.interface import Download
 _DOWNLOADS = 12
 """GETs at the same time. More only divide the link; pools of proxies in between are often 20 or less."""
 
+_HANG_S = 1.0
+"""For so long after a download was given up it is not begun again."""
+
 
 class Downloads(Protocol):
     """The part of `remote.interface.ObjectStore` that the cache needs."""
@@ -24,6 +27,21 @@ class Downloads(Protocol):
         self, ref: ObjectRef, start: int = 0, stop: int | None = None
     ) -> AbstractAsyncContextManager[Download]:
         """Open bytes [start, stop) of exactly this version, as `ObjectStore.get` says."""
+
+
+class _Hang:
+    """A download whose whole time went by in waiting."""
+
+    def __init__(self, error: RemoteError, version: str, at: float, bytes_fetched: int) -> None:
+        self._error = copy.copy(error)  # without its traceback
+        self.version = version
+        self.at = at
+        self.bytes_fetched = bytes_fetched
+
+    def raise_unless(self, moved: bool) -> None:  # noqa: FBT001 - reads as a sentence
+        """Raise the error again, unless something has moved meanwhile."""
+        if not moved:
+            raise copy.copy(self._error)
 
 
 class Source:
@@ -41,25 +59,29 @@ class Source:
         self.requests = 0
         self.bytes_fetched = 0
         """Counted by those who read the chunks."""
-        self._hang: RemoteError | None = None  # the last download whose whole time went by in waiting
+        self._hang: _Hang | None = None  # the last one
 
     @asynccontextmanager
     async def get(self, ref: ObjectRef, start: int, stop: int | None) -> AsyncGenerator[Download]:
         """Open a download once there is a slot for it; arguments and errors as `Downloads.get`.
 
-        Who waited behind downloads that hung is told with them, not after waiting as long again.
+        Who waited behind downloads that hung is told with them, not after waiting as long again; so is who
+        asks once more for what just hung, as the kernel does for a program whose read-ahead failed.
         """
-        hang, bytes_fetched = self._hang, self.bytes_fetched
+        asked_at, bytes_fetched = anyio.current_time(), self.bytes_fetched
         async with self._slots:
-            if self._hang is not None and self._hang is not hang and self.bytes_fetched == bytes_fetched:
-                raise copy.copy(self._hang)
+            hang = self._hang
+            if hang is not None and asked_at < hang.at:
+                hang.raise_unless(self.bytes_fetched > bytes_fetched)
+            elif hang is not None and ref.version == hang.version and asked_at < hang.at + _HANG_S:
+                hang.raise_unless(self.bytes_fetched > hang.bytes_fetched)
             self.requests += 1
             try:
                 async with self._objects.get(ref, start, stop) as download:
                     yield download
             except RemoteError as exc:
                 if exc.waited_out:
-                    self._hang = copy.copy(exc)  # without its traceback
+                    self._hang = _Hang(exc, ref.version, anyio.current_time(), self.bytes_fetched)
                 raise
 
     @asynccontextmanager

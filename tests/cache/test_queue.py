@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 import trio
@@ -26,7 +27,7 @@ class HangingBucket:
     @asynccontextmanager
     async def get(self, ref: ObjectRef, start: int = 0, stop: int | None = None) -> AsyncIterator[Download]:
         """Fail."""
-        assert (ref, start, stop) == (REF, 0, None)
+        assert (ref.key, start, stop) == (REF.key, 0, None)
         self.asked += 1
         await trio.sleep(10)
         error = Unreachable("no answer")
@@ -42,18 +43,25 @@ def test_the_whole_queue_is_told_at_once() -> None:
         bucket = HangingBucket()
         source = Source(bucket)
 
-        async def read() -> None:
+        async def read(ref: ObjectRef) -> None:
             with pytest.raises(Unreachable):
-                async with source.get(REF, 0, None):
+                async with source.get(ref, 0, None):
                     raise AssertionError("it was opened")
 
         async with trio.open_nursery() as nursery:
             for _ in range(50):
-                nursery.start_soon(read)
+                nursery.start_soon(read, REF)
         assert trio.current_time() == 10
         assert bucket.asked == 12
-        await read()  # who comes later asks again
+        await trio.sleep(0.5)
+        await read(REF)  # right after it: the kernel's second try
+        assert trio.current_time() == 10.5
+        await read(replace(REF, version="v2"))  # another one is asked for all the same
+        assert trio.current_time() == 20.5
         assert bucket.asked == 13
+        await read(REF)
+        assert trio.current_time() == 30.5
+        assert bucket.asked == 14
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
@@ -65,14 +73,14 @@ def test_a_queue_that_moves_goes_on() -> None:
         bucket = HangingBucket()
         source = Source(bucket)
 
-        async def read() -> None:
+        async def read(ref: ObjectRef) -> None:
             with pytest.raises(Unreachable):
-                async with source.get(REF, 0, None):
+                async with source.get(ref, 0, None):
                     raise AssertionError("it was opened")
 
         async with trio.open_nursery() as nursery:
             for _ in range(13):
-                nursery.start_soon(read)
+                nursery.start_soon(read, REF)
             await trio.sleep(5)
             source.bytes_fetched += 1
         assert bucket.asked == 13

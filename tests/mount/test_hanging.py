@@ -1,0 +1,60 @@
+"""A Supabase that takes connections and answers nothing: who reads is told in time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.mount.conftest import exaifs_mount
+from tests.support.gate import Gate
+from tests.support.mounts import wait_until
+
+pytestmark = [pytest.mark.mount, pytest.mark.embedded]
+
+LIMIT_S = 3.0
+SLACK_S = 3.0
+"""For starting a shell on a busy machine."""
+
+AWAY = {
+    "no change feed; directories are listed again as they age",
+    "Supabase is away; serving what is known",
+    "request failed",
+}
+"""What a daemon may say while its server hangs."""
+
+
+@pytest.fixture
+def gate(mount_environment: dict[str, str]) -> Iterator[Gate]:
+    """Stands between the mount and its Supabase."""
+    with Gate(mount_environment["SUPABASE_URL"]) as gate:
+        mount_environment["SUPABASE_URL"] = gate.url
+        yield gate
+
+
+def test_reads_and_listings_fail_in_time(
+    gate: Gate, mount_environment: dict[str, str], tmp_path: Path
+) -> None:
+    """What is not cached fails with EIO within the limit, what is cached is served; later all is well."""
+    mount_environment["EXAIFS_READ_TIMEOUT_S"] = str(LIMIT_S)
+    with exaifs_mount(mount_environment, tmp_path) as mount:
+        mount.sh(
+            "mkdir d e; head -c 300000 /dev/urandom > d/a; cp d/a d/b; echo known > d/known; cp d/a e/c"
+        )
+    mount_environment["FILE_CACHE_DIR"] = str(tmp_path / "cold")
+    with exaifs_mount(mount_environment, tmp_path) as mount:
+        mount.expected |= AWAY
+        mount.sh("ls d; cat d/known")
+        gate.hang()
+        for command in ("cat d/a", "ls e", "cat d/b"):
+            begun = time.monotonic()
+            output = mount.sh(command, check=False)
+            assert time.monotonic() - begun < LIMIT_S + SLACK_S, command
+            assert "Input/output error" in output, (command, output)
+        assert mount.sh("cat d/known") == "known\n"
+        gate.open()
+        # A directory is asked for again after five seconds.
+        compare = "cmp d/a d/b && cmp d/a e/c && echo same"
+        wait_until(lambda: mount.sh(compare, check=False) == "same\n", 30, "the server to be asked again")
