@@ -4,6 +4,9 @@ A file of lines (`journalfile`), appended to and fsynced before anybody is told 
 Each line is one atomic step that adds numbered records and takes others away. Records of which the work is
 done make the file grow: it is rewritten when most of it is dead.
 
+A full disk stops what is new, not the end of what is old: a reserve is kept for saying that something is
+done, and a part of it for small changes such as removing a file.
+
 No lock over the network. Works under asyncio and trio.
 """
 
@@ -11,18 +14,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import anyio
 
 from exaifs.cache.journalfile import HEADER, LOG_NAME, Loaded, Record, content_of, encode, parse
-from exaifs.cache.localfile import Threads, is_out_of_space
+from exaifs.cache.localfile import Threads, is_out_of_space, unlink_quietly
+from exaifs.cache.reserve import Reserve
 from exaifs.errors import ExaifsError, NoSpace
 
 _RESERVE_NAME = "reserve"
-_RESERVE_BYTES = 256 * 1024
-"""Kept free for the moment when the disk is full: what is done must still be written then."""
+_RESERVE_BYTES = 512 * 1024
+"""Kept free for the moment when the disk is full."""
+
+_FOR_DONE_BYTES = 384 * 1024
+"""So much of it only for what says that something is done: room for thousands of lines."""
 
 _MIN_DEAD_BYTES = 256 * 1024
 """Less than this is not worth rewriting the file for."""
@@ -31,9 +37,11 @@ _MIN_DEAD_BYTES = 256 * 1024
 class _Step:
     """One line that waits to be written; records it adds may be new, or other words for known ones."""
 
-    def __init__(self, add: Mapping[int, Record], done: Sequence[int]) -> None:
+    def __init__(self, add: Mapping[int, Record], done: Sequence[int], *, is_new: bool = False) -> None:
         self.add = add
         self.done = done
+        self.is_new = is_new
+        """Whether it adds work, rather than saying that some is done."""
         self.is_settled = False
         self.error: ExaifsError | None = None
 
@@ -57,9 +65,10 @@ class Journal:
         self._next = loaded.highest + 1
         self._waiting: list[_Step] = []
         self._forgotten: set[int] = set()
+        self._reserve = Reserve(directory / _RESERVE_NAME, _RESERVE_BYTES)
         self._fd: int | None = None
         self._size_bytes = 0
-        self._rewritten_bytes = 0
+        self._rewrite_above_bytes = 0
 
     @property
     def records(self) -> Mapping[int, Record]:
@@ -92,7 +101,8 @@ class Journal:
             ExaifsError: the disk fails; likewise.
         """
         numbers = [self._allocate() for _ in add]
-        step = _Step({**dict(zip(numbers, add, strict=True)), **(revised or {})}, list(done))
+        known = {**dict(zip(numbers, add, strict=True)), **(revised or {})}
+        step = _Step(known, list(done), is_new=bool(add))
         self._waiting.append(step)
         # Shielded: a step that is written although nobody holds it would be carried out by the next run.
         with anyio.CancelScope(shield=True):
@@ -133,36 +143,48 @@ class Journal:
         forgotten, self._forgotten = self._forgotten, set()
         if forgotten:
             batch.insert(0, _Step({}, sorted(forgotten)))
-        error: ExaifsError | None = None
+        error = await self._try_to_write(batch)
+        if isinstance(error, NoSpace):
+            # What is done is written even where what is new has no room.
+            new = [step for step in batch if step.is_new]
+            batch = [step for step in batch if not step.is_new]
+            _settle(new, error)
+            error = await self._try_to_write(batch) if new and batch else error
+        _settle(batch, error)
+        if error is not None:
+            self._forgotten |= forgotten
+
+    async def _try_to_write(self, batch: Sequence[_Step]) -> ExaifsError | None:
+        """Write steps, and know what they say; return the trouble instead of raising it."""
         try:
             await self._threads.run(self._write, batch)
         except OSError as exc:
-            self._forgotten |= forgotten
-            error = _translated(exc)
+            return _translated(exc)
         for step in batch:
-            step.is_settled = True
-            step.error = error
-            if error is None:
-                for number in step.done:
-                    self._live.pop(number, None)
-                self._live.update(step.add)
+            for number in step.done:
+                self._live.pop(number, None)
+            self._live.update(step.add)
+        return None
 
     # -- in a thread -------------------------------------------------------------------------------
 
     def _write(self, batch: Sequence[_Step]) -> None:
         """Append lines and have them on the disk, or leave the file as it was."""
-        try:
-            self._append(batch)
-        except OSError as exc:
-            if not is_out_of_space(exc):
-                raise
-            # Full: what says that something is done must still find room.
-            (self._directory / _RESERVE_NAME).unlink(missing_ok=True)
-            self._append(batch)
+        floor_bytes = _FOR_DONE_BYTES if any(step.is_new for step in batch) else 0
+        while True:
+            try:
+                self._append(batch)
+                break
+            except OSError as exc:
+                if not (is_out_of_space(exc) and self._reserve.release(floor_bytes)):
+                    raise
+        self._reserve.fill()
 
     def _append(self, batch: Sequence[_Step]) -> None:
         if self._fd is None:
             self._rewrite()
+        elif self._size_bytes > self._rewrite_above_bytes:
+            self._shorten()
         assert self._fd is not None
         data = b"".join(encode(step.add, step.done) for step in batch if step.add or step.done)
         try:
@@ -171,24 +193,26 @@ class Journal:
             try:
                 os.ftruncate(self._fd, self._size_bytes)
             except OSError:
-                self._begin_anew()
+                self.close()
             raise
         try:
             # The length of the file belongs to its data: fdatasync(2) writes it too.
             os.fdatasync(self._fd)
         except OSError:
-            # After a failed sync nobody knows which pages are on the disk, and a second one may say yes.
-            self._begin_anew()
+            # After a failed sync nobody knows which pages are on the disk, and a second one may say yes:
+            # the next step begins a new file.
+            self.close()
             raise
         self._size_bytes += len(data)
-        if self._size_bytes > max(_MIN_DEAD_BYTES, 2 * self._rewritten_bytes):
-            self._begin_anew()
 
-    def _begin_anew(self) -> None:
-        """Have the next step begin a new file: what is live then is known only after this one."""
-        assert self._fd is not None
-        os.close(self._fd)
-        self._fd = None
+    def _shorten(self) -> None:
+        """Rewrite a file that has grown; where that fails it goes on growing."""
+        try:
+            self._rewrite()
+        except OSError:
+            if self._fd is None:
+                raise
+            self._rewrite_above_bytes = self._size_bytes + _MIN_DEAD_BYTES
 
     def _rewrite(self) -> None:
         """Replace the file by one with the live records only: temporary name, fsync, rename, fsync.
@@ -203,24 +227,25 @@ class Journal:
         try:
             _write_all(fd, data, 0)
             os.fsync(fd)
+            # From here on nobody knows which of the two files has the name.
+            self.close()
             temporary.replace(self.path)
             sync_directory(self._directory)
         except OSError:
             os.close(fd)
+            unlink_quietly(temporary)
             raise
         self._fd = fd
-        self._size_bytes = self._rewritten_bytes = len(data)
-        self._keep_reserve()
+        self._size_bytes = len(data)
+        self._rewrite_above_bytes = max(_MIN_DEAD_BYTES, 2 * len(data))
 
-    def _keep_reserve(self) -> None:
-        path = self._directory / _RESERVE_NAME
-        with suppress(OSError):
-            if not path.exists():
-                fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                try:
-                    os.posix_fallocate(fd, 0, _RESERVE_BYTES)
-                finally:
-                    os.close(fd)
+    def open(self) -> None:
+        """Begin a file that holds what is live; the other half of the constructor.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        self._write(())
 
 
 def open_journal(directory: Path) -> tuple[Journal, dict[int, Record]]:
@@ -236,7 +261,7 @@ def open_journal(directory: Path) -> tuple[Journal, dict[int, Record]]:
     directory.mkdir(mode=0o700, exist_ok=True)
     loaded = parse(content_of(directory), directory)
     journal = Journal(directory, loaded)
-    journal._rewrite()  # noqa: SLF001 - the other half of the constructor; nobody else has it yet
+    journal.open()
     return journal, dict(sorted(loaded.records.items()))
 
 
@@ -251,6 +276,12 @@ def sync_directory(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _settle(steps: Iterable[_Step], error: ExaifsError | None) -> None:
+    for step in steps:
+        step.error = error
+        step.is_settled = True
 
 
 def _write_all(fd: int, data: bytes, offset: int) -> None:

@@ -5,12 +5,13 @@
 
 Each line is one step, with the CRC-32 of what follows the space. A last line without its newline was torn
 while it was written, so its step was never acknowledged: it is cut. Any other line that cannot be read is
-damage: it is copied aside and named, and the lines behind it count.
+damage: it is copied aside and named, and the lines beside it count, also where the newline between is lost.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import time
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,6 +31,9 @@ FORMAT = 1
 HEADER = _MAGIC + b"%d\n" % FORMAT
 
 _CHECKSUM_CHARACTERS = 8
+
+_BEGINNING = re.compile(rb'[0-9a-f]{8} \{"')
+"""How a line begins. No string inside one looks like this, for its quotes are escaped."""
 
 Record = Mapping[str, Any]
 """One thing that waits, as JSON; `intents` knows what it says."""
@@ -66,11 +70,11 @@ def decode(line: bytes) -> tuple[dict[int, Record], list[int]] | None:
         return None
     try:
         step = json.loads(body)
-        add: dict[int, Record] = {int(number): dict(record) for number, record in step["add"].items()}
+        found = {int(number): dict(record) for number, record in step["add"].items()}
         done = [int(number) for number in step["done"]]
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
-    return add, done
+    return dict(sorted(found.items())), done
 
 
 def read_journal(directory: Path) -> Loaded:
@@ -110,18 +114,29 @@ def parse(content: bytes, aside: Path | None) -> Loaded:
         _check_format(header)
         loaded.is_whole = False
         if not content.startswith(HEADER[: len(content)]):
-            _set_aside(header, aside, loaded)  # what follows may still be lines
+            _take_damaged(header, aside, loaded)  # what follows may still be lines
     lines = rest.split(b"\n")
     torn = lines.pop()
     for line in lines:
         step = decode(line)
         if step is None:
-            _set_aside(line, aside, loaded)
+            _take_damaged(line, aside, loaded)
         else:
             _apply(loaded, *step)
     if torn:
-        _take_torn(torn, loaded)
+        _take_torn(torn, aside, loaded)
     return loaded
+
+
+def _take_damaged(line: bytes, aside: Path | None, loaded: Loaded) -> None:
+    """Apply the whole lines in a damaged one, whose newlines are lost, and set it aside."""
+    loaded.is_whole = False
+    starts = [match.start() for match in _BEGINNING.finditer(line)]
+    for start, end in zip(starts, [*starts, len(line)][1:], strict=True):
+        step = decode(line[start:end]) or decode(line[start : end - 1])
+        if step is not None:
+            _apply(loaded, *step)
+    _set_aside(line, aside, loaded)
 
 
 def _check_format(header: bytes) -> None:
@@ -133,12 +148,14 @@ def _check_format(header: bytes) -> None:
         )
 
 
-def _take_torn(torn: bytes, loaded: Loaded) -> None:
+def _take_torn(torn: bytes, aside: Path | None, loaded: Loaded) -> None:
     """A last line without its newline: whole by its checksum, or cut while it was written."""
     loaded.is_whole = False
     step = decode(torn)
     if step is not None:
         _apply(loaded, *step)
+    elif decode(torn[:-1]) is not None or len(_BEGINNING.findall(torn)) > 1:
+        _take_damaged(torn, aside, loaded)  # there were newlines, which are something else now
     else:
         _log.info("cut the journal's last line, which was never finished", size_bytes=len(torn))
 
