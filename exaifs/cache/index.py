@@ -64,6 +64,7 @@ class Index:
         self._touched: dict[str, int] = {}
         self._touched_prefixes: dict[str, int] = {}
         self._claims = KeySet()
+        self._contested: set[str] = set()
         self._listed: Counter[str] = Counter()
         self._expired_at = -1
         self._open_views = 0
@@ -259,6 +260,11 @@ class Index:
         self._sequence += 1
         self._expired_at = self._sequence
 
+    def expire(self, prefix: str) -> None:
+        """Do as `expire_all` with one directory."""
+        self.outdate_listings()
+        self._db.execute("UPDATE loaded SET loaded_at_ns = 0 WHERE prefix = ?", (prefix,))
+
     def expire_below(self, prefix: str) -> None:
         """Do as `expire_all` with a directory and all below."""
         self._db.execute(
@@ -318,6 +324,16 @@ class Index:
         if self._open_views:
             touched = self._touched_prefixes if key.endswith("/") else self._touched
             touched[key] = self._sequence
+
+    def contest(self, key: str) -> None:
+        """Note that the bucket has an object under the key of a file that was made here and is not sent."""
+        self._contested.add(key)
+
+    def take_contested(self, key: str) -> bool:
+        """Tell whether that was noted, and forget it."""
+        contested = key in self._contested
+        self._contested.discard(key)
+        return contested
 
     def is_claimed(self, key: str) -> bool:
         """Tell whether a key is being changed from here."""

@@ -100,7 +100,10 @@ class _Merge:
     def object(self, record: ObjectRecord) -> None:
         parent, component = split_key(record.key)
         known = self.index.file(parent, component)
-        if self.index.is_newer(record.key, self.view) or (known is not None and known.pending):
+        if self.index.is_newer(record.key, self.view):
+            return
+        if known is not None and known.pending:
+            self.index.contest(record.key)
             return
         if known is None:
             name, ino = decode_component(component), self.index.allocate_ino()
@@ -244,7 +247,10 @@ def merge_changes(
             parent, component = split_key(change.key)
             subject = parent if component == PLACEHOLDER else change.key
             newer = index.is_newer(subject, view) or index.is_newer(change.key, view)
-            if newer or index.is_being_listed(change.key) or _is_pending(index, change.key):
+            pending = _is_pending(index, change.key)
+            if pending and change.record is not None and not newer:
+                index.contest(change.key)
+            if newer or pending or index.is_being_listed(change.key):
                 skipped.add(change.key)
             elif (odd := odd_part(change.key)) is not None:
                 _merge_odd_key(merge, *odd, change)

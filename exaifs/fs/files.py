@@ -137,7 +137,9 @@ class Files:
             self._table.atimes.note_read(inode.entry, time.time_ns())
         if inode.staged is not None:
             return inode.staged.read_at(offset, size_bytes)
-        if inode.entry.pending or offset >= inode.entry.size_bytes:
+        if inode.entry.pending:
+            raise Stale("the unsent bytes of this file were kept aside; see `exaifs conflicts`")
+        if offset >= inode.entry.size_bytes:
             return b""
         return self._contents.read_nowait(inode.entry.ref, offset, size_bytes)
 

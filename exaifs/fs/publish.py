@@ -7,6 +7,7 @@ does in the background with what was kept.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -32,7 +33,7 @@ from exaifs.fs.keeping import Keeper
 from exaifs.fs.staging import DamagedBytes, Staged
 from exaifs.fs.uploads import Draft, Uploader
 from exaifs.model import ObjectRecord
-from exaifs.names import path_of
+from exaifs.names import path_of, split_key
 from exaifs.remote.interface import Change
 
 _log = structlog.get_logger(__name__)
@@ -169,12 +170,23 @@ class Publisher:
 
     async def _publish_over(self, inode: Inode) -> None:
         """Publish; what another host wrote since the file was opened loses, and is kept."""
-        there = self._index.file(inode.entry.parent, inode.entry.component)
-        if there is not None and there.ino != inode.ino and not there.pending:
-            found = (await self._remote.catalog.stat([there.key])).get(there.key)
-            if found is not None and not await self._resolve(inode, found, ours_is_later=True):
-                raise Stale("another host wrote this file since it was opened; see `exaifs conflicts`")
+        found = await self._anothers(inode)
+        if found is not None and not await self._resolve(inode, found, ours_is_later=True):
+            raise Stale("another host wrote this file since it was opened; see `exaifs conflicts`")
         await self.publish(inode)
+
+    async def _anothers(self, inode: Inode) -> ObjectRecord | None:
+        """Return what another host has put under an inode's key; asked only if there may be something."""
+        staged, key = inode.staged, inode.entry.key
+        assert staged is not None
+        there = self._index.file(inode.entry.parent, inode.entry.component)
+        replaced = there is not None and there.ino != inode.ino and not there.pending
+        # What was kept may have waited long; of a name that was made here answers change nothing.
+        waited = staged.ever_kept or staged.predecessor is not None
+        if not (replaced or waited or self._index.take_contested(key)):
+            return None
+        record = (await self._remote.catalog.stat([key])).get(key)
+        return record if record is not None and await self._is_foreign(inode, staged, record) else None
 
     async def _resolve(self, inode: Inode, record: ObjectRecord, *, ours_is_later: bool) -> bool:
         """Decide a conflict; what loses is kept aside. Returns whether ours is to be sent."""
@@ -326,6 +338,9 @@ class Publisher:
                 if record is not None and await self._is_foreign(inode, staged, record):
                     known = self._index.is_newer(key, view)
                     ours_is_later = staged.acknowledged and record.updated_ns <= staged.closed_ns
+                    if inode.opens and not (ours_is_later and self._policy.conflict != "refuse"):
+                        staged.due_at = math.inf  # the last close is still to come, and decides
+                        return
                     if not await self._resolve(inode, record, ours_is_later=ours_is_later):
                         self._show_theirs(record, known=known)
                         await self._outbox.sync()
@@ -340,10 +355,13 @@ class Publisher:
             return False
         if record.write_id in staged.write_ids:
             return False  # an upload of ours whose answer was lost
-        if record.sha256 is None:
-            # On a server that drops metadata this may be our own upload, cut off before its commit.
-            return record.size_bytes != staged.size_bytes
-        return record.sha256 != await staged.sha256()
+        sha256 = record.sha256
+        if sha256 is None and record.size_bytes == staged.size_bytes:
+            # On a server that drops metadata this may be our own upload, cut off before its commit; or it
+            # is another client's. Only the bytes tell.
+            await self._contents.materialize(record.ref)
+            sha256 = self._contents.sha256_of(record.ref)
+        return sha256 != await staged.sha256()
 
     async def _set_aside(
         self, inode: Inode, staged: Staged, reason: str, record: ObjectRecord | None = None
@@ -363,11 +381,12 @@ class Publisher:
         self._on_change(Difference(removed=[inode.entry]))
 
     def _show_theirs(self, record: ObjectRecord, *, known: bool) -> None:
-        if known:
-            return
-        with self._index.view() as view:
-            change = Change(record.key, record)
-            difference, skipped = merge_changes(self._index, [change], view=view, at_ns=time.time_ns())
+        skipped = {record.key}
+        if not known:
+            with self._index.view() as view:
+                change = Change(record.key, record)
+                difference, skipped = merge_changes(self._index, [change], view=view, at_ns=time.time_ns())
+            self._on_change(difference)
         if skipped:
-            self._index.outdate_listings()  # one that is on its way has left out the unsent file's name
-        self._on_change(difference)
+            # A listing on its way left the name alone while it was ours: it must not be the last word.
+            self._index.expire(split_key(record.key)[0])

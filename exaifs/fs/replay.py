@@ -25,7 +25,7 @@ from exaifs.fs.inodes import Inode
 from exaifs.fs.keeping import Keeper
 from exaifs.fs.relocation import Relocation
 from exaifs.model import ObjectRecord
-from exaifs.names import path_of
+from exaifs.names import path_of, split_key
 from exaifs.remote.interface import Change, RowPatch
 
 _log = structlog.get_logger(__name__)
@@ -242,9 +242,9 @@ class Replayer:
             found = await self._carrier.look(plain) if plain else {}
             changes = [Change(key, found.get(key)) for key in plain]
             difference, skipped = merge_changes(self._index, changes, view=view, at_ns=time.time_ns())
-        if skipped:
-            self._index.outdate_listings()
         self._on_change(difference)
+        for key in skipped:
+            self._index.expire(split_key(key)[0])
 
 
 def _is_same(entry: Entry, record: ObjectRecord) -> bool:

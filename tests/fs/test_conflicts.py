@@ -1,0 +1,169 @@
+"""Two hosts write one file: the last close wins, and the bytes that lose are kept in `conflicts/`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from exaifs.cache.conflicts import list_conflicts
+from exaifs.errors import Stale, Unreachable
+from tests.fs.conftest import Mount
+from tests.support.double import DoubleServer
+from tests.support.paths import CALLER, Paths, follow
+
+pytestmark = pytest.mark.anyio
+
+
+def kept(tmp_path: Path) -> list[bytes]:
+    """Return the bytes that were kept aside, oldest first."""
+    directory = tmp_path / "cache" / "conflicts"
+    return [(directory / f"{conflict.id}.data").read_bytes() for conflict in list_conflicts(directory)]
+
+
+async def sent(paths: Paths) -> None:
+    """Return once Supabase has everything."""
+    with trio.fail_after(10):
+        while paths.fs.writes.sender.left():
+            await trio.sleep(0.01)
+
+
+async def test_what_waited_wins_if_it_was_closed_last(
+    server: DoubleServer, mount: Mount, tmp_path: Path
+) -> None:
+    """Another host wrote while this one was offline, and this one closed later: theirs is kept aside."""
+    async with mount() as paths:
+        await paths.create("f", b"old")
+        server.online = False
+        server.bucket.put("f", b"theirs")
+        await paths.overwrite("f", b"ours")
+        server.online = True
+        await paths.fs.feed.poll()
+        await sent(paths)
+        assert server.bucket.objects["f"].data == b"ours"
+        assert kept(tmp_path) == [b"theirs"]
+
+
+async def test_what_waited_loses_if_another_host_closed_later(
+    server: DoubleServer, mount: Mount, tmp_path: Path
+) -> None:
+    """Theirs stands, ours is kept aside, and the name shows theirs."""
+    async with mount() as paths:
+        await paths.create("f", b"old")
+        server.online = False
+        await paths.overwrite("f", b"ours")
+        server.bucket.put("f", b"theirs")
+        server.online = True
+        await paths.fs.feed.poll()
+        await sent(paths)
+        assert await paths.read("f") == server.bucket.objects["f"].data == b"theirs"
+        assert kept(tmp_path) == [b"ours"]
+
+
+async def test_conflict_refuse_lets_the_other_host_win(
+    server: DoubleServer, mount: Mount, tmp_path: Path
+) -> None:
+    """`EXAIFS_CONFLICT=refuse`: close answers ESTALE, and our bytes are kept aside."""
+    async with mount(conflict="refuse") as paths:
+        await paths.create("f", b"old")
+        handle = await _opened(paths, "f")
+        await paths.write_all(handle, b"ours")
+        server.bucket.put("f", b"theirs")
+        await follow(paths)
+        with pytest.raises(Stale):
+            await paths.fs.files.flush(handle)
+        await paths.fs.files.release(handle)
+        assert await paths.read("f") == b"theirs"
+        assert kept(tmp_path) == [b"ours"]
+
+
+async def test_another_clients_bytes_of_the_same_length_are_kept(
+    server: DoubleServer, mount: Mount, tmp_path: Path
+) -> None:
+    """The dashboard records no digest: equal lengths do not make its file ours."""
+    async with mount() as paths:
+        await paths.ls()
+        server.online = False
+        server.bucket.put("f", b"theirs")
+        await paths.create("f", b"ours 6")
+        server.online = True
+        await paths.fs.feed.poll()
+        await sent(paths)
+        assert server.bucket.objects["f"].data == b"ours 6"
+        assert kept(tmp_path) == [b"theirs"]
+
+
+async def test_a_file_made_on_both_hosts_at_once_is_a_conflict(
+    server: DoubleServer, mount: Mount, tmp_path: Path
+) -> None:
+    """While a new file is open here, another host makes one of that name: our close does not lose it."""
+    async with mount() as paths:
+        await paths.ls()
+        async with paths.open("f", os.O_WRONLY | os.O_CREAT) as handle:
+            await paths.write_all(handle, b"ours")
+            server.bucket.put("f", b"theirs")
+            await follow(paths)
+        assert server.bucket.objects["f"].data == b"ours"
+        assert kept(tmp_path) == [b"theirs"]
+
+
+async def test_a_close_looks_before_it_sends_what_had_waited(
+    server: DoubleServer, mount: Mount, tmp_path: Path
+) -> None:
+    """Kept while offline, written again and closed online, before the sender came to it."""
+    async with mount() as paths:
+        await paths.ls()
+        server.online = False
+        await paths.create("f", b"ours, first")
+        handle = await _opened(paths, "f")
+        await paths.write_all(handle, b"ours, again")
+        server.bucket.put("f", b"theirs")
+        server.online = True
+        paths.fs.core.contact.succeeded()
+        await paths.fs.files.flush(handle)
+        await paths.fs.files.release(handle)
+        assert server.bucket.objects["f"].data == b"ours, again"
+        assert kept(tmp_path) == [b"theirs"]
+
+
+async def test_an_fsync_that_lost_does_not_cost_an_open_file_its_bytes(
+    server: DoubleServer, mount: Mount, tmp_path: Path
+) -> None:
+    """Another host wrote after our fsync: the close that is still to come decides, and ours is whole."""
+    async with mount(write_back_s=0.0) as paths:
+        await paths.ls()
+        with server.hold("stat") as gate:
+            async with paths.open("f", os.O_RDWR | os.O_CREAT) as handle:
+                await paths.write_all(handle, b"first ")
+                await paths.fs.files.fsync(handle, False)
+                await gate.wait_arrived()
+                server.bucket.put("f", b"theirs")
+                gate.open()
+                await trio.testing.wait_all_tasks_blocked()
+                await paths.write_all(handle, b"second", 6)
+                assert await paths.read_all(handle) == b"first second"
+        await sent(paths)
+        assert await paths.read("f") == server.bucket.objects["f"].data == b"first second"
+        assert kept(tmp_path) == [b"theirs"]
+
+
+async def test_our_own_upload_without_an_answer_is_no_conflict(
+    server: DoubleServer, mount: Mount, tmp_path: Path
+) -> None:
+    """The bytes had arrived; what is written after them is sent, and nothing is kept aside."""
+    async with mount() as paths:
+        server.inject("put", Unreachable("the answer was lost"), after=True)
+        await paths.create("f", b"first")
+        await paths.overwrite("f", b"second")
+        await sent(paths)
+        assert server.bucket.objects["f"].data == b"second"
+        assert kept(tmp_path) == []
+
+
+async def _opened(paths: Paths, path: str) -> int:
+    async with paths.inode(path) as ino:
+        opened = await paths.fs.files.open(ino, os.O_WRONLY | os.O_TRUNC, CALLER)
+    return opened.handle
