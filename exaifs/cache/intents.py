@@ -64,11 +64,13 @@ class Move:
         source: the key it had: a directory's prefix ends in a slash.
         entry: as it is after that.
         replaced: the file that had the new name.
+        write_ids: of uploads from here that may be what has it, as no answer came to them.
     """
 
     source: str
     entry: Entry
     replaced: Entry | None = None
+    write_ids: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +156,7 @@ def to_record(intent: Intent) -> Record:
             record |= {
                 "source": intent.source,
                 "replaced": None if replaced is None else _entry_to_json(replaced),
+                "write_ids": list(intent.write_ids),
             }
         case Mark():
             record["is_new"] = intent.is_new
@@ -193,7 +196,10 @@ def from_record(record: Record) -> Intent:
         case "move":
             replaced = record["replaced"]
             return Move(
-                str(record["source"]), entry, None if replaced is None else _entry_from_json(replaced)
+                str(record["source"]),
+                entry,
+                None if replaced is None else _entry_from_json(replaced),
+                tuple(str(write_id) for write_id in record["write_ids"]),
             )
         case "mark":
             return Mark(entry, bool(record["is_new"]))

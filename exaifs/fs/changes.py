@@ -56,17 +56,28 @@ class Changes:
         return self._contact.offline or self.outbox.overlaps(*keys)
 
     async def remove(
-        self, entry: Entry, *, write_ids: Sequence[str] = (), dropped: Sequence[str] = ()
+        self,
+        entry: Entry,
+        *,
+        write_ids: Sequence[str] = (),
+        puts: Sequence[Put] = (),
+        dropped: Sequence[str] = (),
     ) -> None:
         """Delete an object.
 
         Args:
             entry: as it is.
             write_ids: of uploads that may be what is there.
+            puts: new states of staged files.
             dropped: staged files that are of no use then.
         """
         operation = Remove(entry, tuple(write_ids))
-        await self._now_or_later(operation, lambda: self.carrier.remove([entry.key]), dropped=dropped)
+
+        async def carry_out() -> None:
+            await self.carrier.remove([entry.key])
+            await self.outbox.keep(puts, dropped)
+
+        await self._now_or_later(operation, carry_out, puts=puts, dropped=dropped)
 
     async def patch(self, entry: Entry, patch: RowPatch) -> ObjectRecord | None:
         """Change a row.
@@ -93,7 +104,13 @@ class Changes:
         await self._now_or_later(operation, lambda: self.carrier.remove([directory.marker_key]))
 
     async def move(
-        self, operation: Move, *, may_replace: bool, puts: Sequence[Put], dropped: Sequence[str]
+        self,
+        operation: Move,
+        *,
+        may_replace: bool,
+        puts: Sequence[Put],
+        dropped: Sequence[str],
+        undone: Sequence[Put],
     ) -> ObjectRecord | None:
         """Give an object another key.
 
@@ -102,6 +119,7 @@ class Changes:
             may_replace: whether a file that another host put there meanwhile is replaced.
             puts: new states of staged files, in case it waits or is found half-way by a next run.
             dropped: staged files that are of no use then.
+            undone: the states that hold again if it fails.
 
         Raises:
             NotFound, Exists: as `Carrier.move`.
@@ -114,8 +132,8 @@ class Changes:
         async def carry_out() -> ObjectRecord:
             return await self.carrier.move(operation.source, key, replace=replaces, may_replace=may_replace)
 
-        if replaces:
-            return await self._in_steps(operation, puts, carry_out)
+        if replaces or puts or any(map(self.outbox.knows, dropped)):
+            return await self._in_steps(operation, puts, undone, carry_out, dropped)
         try:
             with self._contact.impatient():
                 return await carry_out()
@@ -125,7 +143,12 @@ class Changes:
         return None
 
     async def move_tree(
-        self, operation: Move, carry_out: Callable[[], Awaitable[T]], *, puts: Sequence[Put]
+        self,
+        operation: Move,
+        carry_out: Callable[[], Awaitable[T]],
+        *,
+        puts: Sequence[Put],
+        undone: Sequence[Put],
     ) -> T | None:
         """Give a directory another prefix.
 
@@ -133,14 +156,20 @@ class Changes:
             operation: from where to where.
             carry_out: moves what is there now.
             puts: new states of the staged files below.
+            undone: the states that hold again if it fails.
         """
         if self.must_wait(*keys_of(operation)):
             await self.outbox.append(operation, puts=puts)
             return None
-        return await self._in_steps(operation, puts, carry_out)
+        return await self._in_steps(operation, puts, undone, carry_out)
 
     async def _in_steps(
-        self, operation: Operation, puts: Sequence[Put], carry_out: Callable[[], Awaitable[T]]
+        self,
+        operation: Operation,
+        puts: Sequence[Put],
+        undone: Sequence[Put],
+        carry_out: Callable[[], Awaitable[T]],
+        dropped: Sequence[str] = (),
     ) -> T | None:
         """Carry out what takes several requests: found half-way, it is finished by the next run."""
         number = await self.outbox.append(operation, puts=puts, in_hand=True)
@@ -149,16 +178,22 @@ class Changes:
                 result = await carry_out()
         except ExaifsError as exc:
             if not (self.may_wait and is_away(exc)):
-                await self.outbox.done(number)
+                await self.outbox.close(number, undone)
                 raise
             self._check_may_wait(operation, exc)
             self.outbox.let_go(number)
             return None
-        await self.outbox.done(number)
+        self.outbox.drop(*dropped)
+        await self.outbox.close(number)
         return result
 
     async def _now_or_later(
-        self, operation: Operation, carry_out: Callable[[], Awaitable[T]], *, dropped: Sequence[str] = ()
+        self,
+        operation: Operation,
+        carry_out: Callable[[], Awaitable[T]],
+        *,
+        puts: Sequence[Put] = (),
+        dropped: Sequence[str] = (),
     ) -> T | None:
         if not self.must_wait(*keys_of(operation)):
             try:
@@ -166,7 +201,7 @@ class Changes:
                     return await carry_out()
             except ExaifsError as exc:
                 self._check_may_wait(operation, exc)
-        await self.outbox.append(operation, dropped=dropped)
+        await self.outbox.append(operation, puts=puts, dropped=dropped)
         return None
 
     def _check_may_wait(self, operation: Operation, exc: ExaifsError) -> None:

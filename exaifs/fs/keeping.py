@@ -40,13 +40,15 @@ class Keeper:
         """
         staged = inode.staged
         assert staged is not None
-        staged.acknowledged = acknowledged
+        was_sealed = staged.sealed
+        # What was acknowledged stays so when only attributes have changed since.
+        staged.acknowledged = acknowledged or (was_sealed and staged.acknowledged)
         staged.closed_ns = time.time_ns()
-        staged.sealed = seal
+        staged.sealed = seal or was_sealed
         try:
             await self._keep(inode, staged)
         except BaseException:
-            staged.sealed = False
+            staged.sealed = was_sealed
             raise
 
     async def keep_again(self, *inodes: Inode) -> None:
@@ -57,17 +59,26 @@ class Keeper:
         """
         for inode in inodes:
             staged = inode.staged
-            if staged is not None and staged.ever_kept and inode.dirty:
+            if staged is None or not inode.dirty:
+                continue
+            if staged.ever_kept:
                 await self._keep(inode, staged)
+            else:
+                await self._outbox.keep(puts_of([(inode, inode.entry)]))
 
     async def _keep(self, inode: Inode, staged: Staged) -> None:
         generation = staged.generation
         await staged.sync()
         staged.write_id()  # told before it is used: an upload found after a crash is known as ours
-        await self._outbox.keep([put_of(inode.entry, staged)], _predecessor(staged))
+        replaced = [] if staged.predecessor is None else staged.predecessor.names
+        while True:
+            entry = inode.entry
+            await self._outbox.keep([put_of(entry, staged)], replaced)
+            if inode.entry.key == entry.key:
+                break  # else a directory above was renamed meanwhile
         staged.note_kept(generation)
         if staged.predecessor is not None:
-            (staged.path.parent / staged.predecessor).unlink(missing_ok=True)
+            staged.predecessor.close()
             staged.predecessor = None
         if inode.unlinked or inode.staged is not staged:  # meanwhile
             self._outbox.drop(staged.path.name)
@@ -80,9 +91,9 @@ class Keeper:
 def puts_of(inodes: Iterable[tuple[Inode, Entry]]) -> list[Put]:
     """Return what the journal is to say of those inodes it knows, under other entries."""
     return [
-        put_of(entry, inode.staged)
+        put_of(entry, kept)
         for inode, entry in inodes
-        if inode.staged is not None and inode.staged.ever_kept and inode.dirty
+        if inode.staged is not None and inode.dirty and (kept := inode.staged.newest_kept) is not None
     ]
 
 
@@ -100,7 +111,3 @@ def put_of(entry: Entry, staged: Staged) -> Put:
         closed_ns=staged.closed_ns,
         acknowledged=staged.acknowledged,
     )
-
-
-def _predecessor(staged: Staged) -> list[str]:
-    return [] if staged.predecessor is None else [staged.predecessor]

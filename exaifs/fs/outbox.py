@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+import structlog
 import trio
 
 from exaifs.cache.index import Index
@@ -24,6 +25,8 @@ from exaifs.cache.journal import Journal
 from exaifs.cache.journalfile import Record
 from exaifs.cache.keyset import KeySet
 from exaifs.cache.ordering import Ordering
+from exaifs.errors import ExaifsError
+_log = structlog.get_logger(__name__)
 
 
 class Outbox:
@@ -147,7 +150,9 @@ class Outbox:
                 self._keys.add(key)
         self._news()
 
-    async def done(self, number: int, revised: Mapping[int, Operation] | None = None) -> None:
+    async def done(
+        self, number: int, revised: Mapping[int, Operation] | None = None, *, puts: Sequence[Put] = ()
+    ) -> None:
         """Forget an operation that was carried out or given up; what waited for it may begin.
 
         That is on the disk before anything later begins: a next run must not carry it out on what a later
@@ -156,13 +161,30 @@ class Outbox:
         Args:
             number: which.
             revised: what later ones say now: it may have given an object another version.
+            puts: states of staged files that hold again, as it was given up.
 
         Raises:
             NoSpace, ExaifsError: it is still to be done.
         """
         revised = revised or {}
-        await self._journal.append([], [number], {later: to_record(new) for later, new in revised.items()})
+        await self._write([], puts, (), [number], {later: to_record(new) for later, new in revised.items()})
         self._operations.update(revised)
+        self._close(number)
+
+    async def close(self, number: int, puts: Sequence[Put] = ()) -> None:
+        """Do as `done` with an operation in hand, of which somebody waits to hear.
+
+        Where the disk refuses, that is written with whatever is written next: an operation that was
+        carried out, or has failed, must not wait on.
+        """
+        try:
+            await self.done(number, puts=puts)
+        except ExaifsError as exc:
+            _log.error("the journal cannot be written", reason=str(exc))
+            self._journal.forget([number])
+            self._close(number)
+
+    def _close(self, number: int) -> None:
         operation = self._operations.pop(number)
         self._order.remove(number)
         self._in_hand.discard(number)
@@ -187,16 +209,22 @@ class Outbox:
         Raises:
             NoSpace, ExaifsError: the disk refuses; what was known before still is.
         """
-        await self._write([], puts, dropped)
+        if puts or any(name in self._puts for name in dropped):
+            await self._write([], puts, dropped)
         self._news()
 
     async def _write(
-        self, operations: Sequence[Record], puts: Sequence[Put], dropped: Sequence[str]
+        self,
+        operations: Sequence[Record],
+        puts: Sequence[Put],
+        dropped: Sequence[str],
+        done: Sequence[int] = (),
+        revised: Mapping[int, Record] | None = None,
     ) -> list[int]:
         """Write one step, and know its puts; return the numbers of the operations."""
         replaced = [*(put.staged for put in puts), *dropped]
         old = [number for name in replaced if (number := self._puts.get(name)) is not None]
-        numbers = await self._journal.append([*operations, *map(to_record, puts)], old)
+        numbers = await self._journal.append([*operations, *map(to_record, puts)], [*old, *done], revised)
         for name in replaced:
             self._puts.pop(name, None)
         for number, put in zip(numbers[len(operations) :], puts, strict=True):

@@ -29,6 +29,7 @@ from exaifs.fs.keeping import Keeper, puts_of
 from exaifs.fs.markers import Markers
 from exaifs.fs.relocation import Relocation
 from exaifs.fs.removal import Remover
+from exaifs.fs.staging import Staged
 from exaifs.model import AttributeChange, ObjectRecord
 from exaifs.names import MAX_KEY_BYTES, child_key, split_key
 
@@ -153,18 +154,15 @@ class Renamer:
             await self._remover.keep_bytes(target)
         old = source.entry
         record = None
+        if source.staged is not None and target is not None and target.staged is not None:
+            await self._keep_instead(source, target.staged)
+            source.staged.inherit(target.staged)
         if not old.pending:
             record = await self._move_object(job)
-        elif source.may_be_stored:
-            # Sent, but no answer came: what may be there must not stay under the old name.
-            assert source.staged is not None
-            await self._changes.remove(old, write_ids=source.staged.write_ids)
+        else:
+            await self._move_unsent(job)
         fresh = self._renamed(job, record)
         if target is not None:
-            if source.staged is not None and target.staged is not None:
-                # What may be there from the target is ours to replace, too.
-                source.staged.write_ids[:0] = target.staged.write_ids
-                source.staged.tried |= target.staged.tried
             self._remover.discard(target)
         self._index.rename(old, fresh)
         if fresh.ino == old.ino:
@@ -179,6 +177,30 @@ class Renamer:
             self._table.store(source)
         await self._keeper.keep_again(source)
         await self._outbox.sync()
+
+    async def _keep_instead(self, source: Inode, replaced: Staged) -> None:
+        """What was promised of a file's bytes goes only when those that replace them are as safe."""
+        staged = source.staged
+        if (
+            staged is not None
+            and source.dirty
+            and staged.newest_kept is None
+            and replaced.newest_kept is not None
+        ):
+            await self._keeper.keep(source, acknowledged=False)
+
+    async def _move_unsent(self, job: _Job) -> None:
+        """Have the journal say the new name of a file that is not in the bucket."""
+        source, target = job.source, job.target
+        puts = puts_of([(source, self._renamed(job, None))])
+        dropped = [] if target is None or target.staged is None else target.staged.names
+        if source.may_be_stored:
+            # Sent, but no answer came: what may be there must not stay under the old name.
+            assert source.staged is not None
+            write_ids = source.staged.write_ids
+            await self._changes.remove(source.entry, write_ids=write_ids, puts=puts, dropped=dropped)
+        else:
+            await self._outbox.keep(puts, dropped)
 
     def _renamed(self, job: _Job, record: ObjectRecord | None) -> Entry:
         """Return the source's entry under its new name; `record` is None while its move waits."""
@@ -201,16 +223,14 @@ class Renamer:
         is_stored = target is not None and not target.entry.pending
         replaced = target.entry if target is not None and is_stored else None
         dropped = [] if target is None or target.staged is None else target.staged.names
-        try:
-            return await self._changes.move(
-                Move(source.entry.key, renamed, replaced),
-                may_replace=not job.flags & RENAME_NOREPLACE,
-                puts=puts_of([(source, renamed)]),
-                dropped=dropped,
-            )
-        except BaseException:
-            await self._keeper.keep_again(*(inode for inode in (source, target) if inode is not None))
-            raise
+        write_ids = () if target is None or target.staged is None else tuple(target.staged.write_ids)
+        return await self._changes.move(
+            Move(source.entry.key, renamed, replaced, write_ids),
+            may_replace=not job.flags & RENAME_NOREPLACE,
+            puts=puts_of([(source, renamed)]),
+            dropped=dropped,
+            undone=puts_of([(source, source.entry)]),
+        )
 
     # -- directories -------------------------------------------------------------------------------
 
@@ -228,14 +248,16 @@ class Renamer:
         )
         try:
             moved = await self._changes.move_tree(
-                Move(old, self._place(source, renamed)), lambda: self._move_objects(old, new), puts=puts
+                Move(old, self._place(source, renamed)),
+                lambda: self._move_objects(old, new),
+                puts=puts,
+                undone=puts_of((inode, inode.entry) for inode in below),
             )
         except BaseException:
             # Some objects moved: let both directories be listed anew.
             self._index.mark_unloaded(old)
             self._index.mark_unloaded(source.entry.parent)
             self._index.mark_unloaded(renamed.parent)
-            await self._keeper.keep_again(*below)
             raise
         below = self._table.below(old)  # also what was made there during the moves
         self._index.rename(source.entry, self._place(source, renamed))

@@ -129,7 +129,7 @@ class Replayer:
             self._conflicts.note(source, "renamed here, but another host has removed it")
             return [source, target], {}
         if record is None:
-            await self._keep_replaced(operation.replaced, taken)
+            await self._keep_replaced(operation, taken)
             record = await self._carrier.move(source, target, replace=taken is not None)
         return [], await self._take_on(number, operation, record)
 
@@ -151,8 +151,12 @@ class Replayer:
             await self._carrier.remove([source])  # the last step of a rename over a file
         return taken
 
-    async def _keep_replaced(self, replaced: Entry | None, taken: ObjectRecord | None) -> None:
-        if taken is not None and (replaced is None or not _is_same(replaced, taken)):
+    async def _keep_replaced(self, operation: Move, taken: ObjectRecord | None) -> None:
+        """Keep what is about to be replaced, unless it was replaced here, or is a copy of ours already."""
+        if taken is None or taken.write_id in operation.write_ids:
+            return
+        expected = (operation.entry, operation.replaced)
+        if not any(entry is not None and _is_same(entry, taken) for entry in expected):
             await self._conflicts.keep_theirs(taken, "replaced by a rename on this host", None)
 
     async def _take_on(self, number: int, operation: Move, record: ObjectRecord) -> dict[int, Operation]:

@@ -60,8 +60,8 @@ class Staged:
         """When that was answered, by this host's clock."""
         self.expected_sha256: str | None = None
         """What the bytes must hash to, where they are an earlier run's."""
-        self.predecessor: str | None = None
-        """Name of the sealed file that this one will replace, while only that one is kept."""
+        self.predecessor: Staged | None = None
+        """The sealed file that this one will replace, while only that one is kept."""
         self.refused = False
         """Whether the server refused these bytes for good, so that only a change is worth another try."""
         self.write_ids: list[str] = []
@@ -287,7 +287,7 @@ class Staged:
         twin.dirty_since_ns = self.dirty_since_ns
         twin.write_ids = list(self.write_ids)
         twin.tried = self.tried
-        twin.predecessor = self.path.name
+        twin.predecessor = self
         twin.generation = self.generation + 1
         twin.acknowledged = self.acknowledged
         twin.closed_ns = self.closed_ns
@@ -307,7 +307,7 @@ class Staged:
         """Close, and remove the file unless it went elsewhere or must be kept."""
         self.rest()
         if self.predecessor is not None:
-            (self.path.parent / self.predecessor).unlink(missing_ok=True)
+            self.predecessor.close()
         if not keep_file:
             self.path.unlink(missing_ok=True)
             self.memory_path.unlink(missing_ok=True)
@@ -320,4 +320,16 @@ class Staged:
     @property
     def names(self) -> list[str]:
         """Names of the files that the journal may have a record of."""
-        return [self.path.name, *([] if self.predecessor is None else [self.predecessor])]
+        return [self.path.name, *([] if self.predecessor is None else self.predecessor.names)]
+
+    @property
+    def newest_kept(self) -> Staged | None:
+        """The file that the journal has a record of: this one, or the one that it will replace."""
+        return self if self.ever_kept else self.predecessor
+
+    def inherit(self, replaced: Staged) -> None:
+        """What the bucket may have of a file that this one replaces is ours to replace, too."""
+        for staged in (self, self.predecessor):
+            if staged is not None:
+                staged.write_ids[:0] = replaced.write_ids
+                staged.tried |= replaced.tried

@@ -11,6 +11,7 @@ import trio.testing
 
 from exaifs.cache.conflicts import list_conflicts
 from exaifs.errors import Stale, Unreachable
+from exaifs.model import Handle
 from tests.fs.conftest import Mount
 from tests.support.double import DoubleServer
 from tests.support.paths import CALLER, Paths, follow
@@ -26,9 +27,7 @@ def kept(tmp_path: Path) -> list[bytes]:
 
 async def sent(paths: Paths) -> None:
     """Return once Supabase has everything."""
-    with trio.fail_after(10):
-        while paths.fs.writes.sender.left():
-            await trio.sleep(0.01)
+    assert await paths.fs.drain(10.0) == 0
 
 
 async def test_what_waited_wins_if_it_was_closed_last(
@@ -138,7 +137,7 @@ async def test_an_fsync_that_lost_does_not_cost_an_open_file_its_bytes(
         with server.hold("stat") as gate:
             async with paths.open("f", os.O_RDWR | os.O_CREAT) as handle:
                 await paths.write_all(handle, b"first ")
-                await paths.fs.files.fsync(handle, False)
+                await paths.fs.files.fsync(handle, _datasync=False)
                 await gate.wait_arrived()
                 server.bucket.put("f", b"theirs")
                 gate.open()
@@ -163,7 +162,7 @@ async def test_our_own_upload_without_an_answer_is_no_conflict(
         assert kept(tmp_path) == []
 
 
-async def _opened(paths: Paths, path: str) -> int:
+async def _opened(paths: Paths, path: str) -> Handle:
     async with paths.inode(path) as ino:
         opened = await paths.fs.files.open(ino, os.O_WRONLY | os.O_TRUNC, CALLER)
     return opened.handle

@@ -394,4 +394,4 @@ def close_staged(fs: FileSystem) -> None:
     """Close what the end of the process closes."""
     for inode in fs.core.table:
         if inode.staged is not None:
-            inode.staged.close(keep_file=True)
+            inode.staged.rest()

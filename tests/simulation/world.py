@@ -79,7 +79,7 @@ async def opened(remote: Remote, directory: Path) -> AsyncIterator[FileSystem]:
             # The end of the process closes these.
             for inode in fs.core.table:
                 if inode.staged is not None:
-                    inode.staged.close(keep_file=True)
+                    inode.staged.rest()
 
 
 async def settle(server: DoubleServer, *mounts: FileSystem) -> None:
