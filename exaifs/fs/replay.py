@@ -226,7 +226,11 @@ class Replayer:
             self._conflicts.note(key, "changed here, but another host has removed it")
             return [key]
         entry = self._index.by_ino(operation.entry.ino)
-        if entry is not None and not self._revised(number, entry, record):
+        inode = self._table.live(operation.entry.ino)
+        if inode is not None and inode.dirty:
+            # What was changed since travels with its bytes.
+            inode.entry = replace(inode.entry, file_id=record.file_id or inode.entry.file_id)
+        elif entry is not None and not self._revised(number, entry, record):
             file_id = record.file_id or entry.file_id
             posix = operation.posix or entry.posix
             self._table.put(replace(entry, posix=posix, xattrs=record.xattrs, file_id=file_id))

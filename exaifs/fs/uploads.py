@@ -80,7 +80,8 @@ class Uploader:
             and there.write_id == draft.upload.write_id
             and there.sha256 == draft.upload.sha256
         ):
-            return there  # sent by an attempt whose answer was lost, or just before a crash
+            # Sent by an attempt whose answer was lost, or just before a crash.
+            return await self._with_attributes(inode, there)
         record = await self._unchanged(inode, draft)
         if record is None:
             record = await self._copied(inode, draft)
@@ -98,7 +99,17 @@ class Uploader:
         except NotFound:
             return None
         same = record.sha256 == draft.upload.sha256 and record.size_bytes == draft.staged.size_bytes
-        return record if same else None
+        return await self._with_attributes(inode, record) if same else None
+
+    async def _with_attributes(self, inode: Inode, record: ObjectRecord) -> ObjectRecord:
+        """Give a row this file's extended attributes: it may be that of a file it was renamed over."""
+        xattrs = inode.entry.xattrs
+        if dict(record.xattrs) == dict(xattrs):
+            return record
+        dropped = [name for name in record.xattrs if name not in xattrs]
+        return await self._remote.catalog.patch(
+            record.key, RowPatch(set_xattrs=xattrs, drop_xattrs=dropped)
+        )
 
     async def _copied(self, inode: Inode, draft: Draft) -> ObjectRecord | None:
         """Content that the bucket has under another key is copied there, not sent."""
