@@ -26,6 +26,7 @@ from exaifs.cache.journalfile import Record
 from exaifs.cache.keyset import KeySet
 from exaifs.cache.ordering import Ordering
 from exaifs.errors import ExaifsError
+
 _log = structlog.get_logger(__name__)
 
 

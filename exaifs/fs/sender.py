@@ -35,6 +35,9 @@ _REFUSED_RETRY_S = 300.0
 _LAST_TRIES = 3
 """How often to ask, at the end, a Supabase that is away."""
 
+_LAST_KEEP_S = 2.0
+"""For what is not in the journal when the time is up."""
+
 _PACE_S = 0.01
 """Many closes in a row make one look at what waits."""
 
@@ -237,12 +240,12 @@ class Sender:
         """
         with trio.move_on_after(deadline_s):
             async with trio.open_nursery() as nursery:
-                await self._publish_open()
+                await self._keep_all()
                 self.hurry()
                 await self._send_all(nursery)
-        for inode in self._table:
-            if inode.dirty:
-                await self._keep(inode)
+        # Who holds a file's lock now is sending it, and its close was not answered yet.
+        with trio.move_on_after(_LAST_KEEP_S):
+            await self._keep_all()
         return self.left()
 
     async def _send_all(self, nursery: trio.Nursery) -> None:
@@ -260,16 +263,17 @@ class Sender:
         """Return how many files and operations Supabase does not have."""
         return sum(inode.dirty for inode in self._table) + len(self._outbox.operations)
 
-    async def _publish_open(self) -> None:
-        """Have what is open and dirty sent, too: no close may come before the end."""
-        for inode in self._table:
-            if inode.dirty and inode.staged is not None and not inode.staged.kept:
-                await self._keep(inode)
-                self.note(inode, at_once=True)
+    async def _keep_all(self) -> None:
+        """Have what is dirty in the journal, open or not: no close may come before the end."""
+        async with trio.open_nursery() as nursery:
+            for inode in self._table:
+                if inode.dirty and inode.staged is not None and not inode.staged.kept:
+                    nursery.start_soon(self._keep, inode)
 
     async def _keep(self, inode: Inode) -> None:
         async with inode.lock:
             await self._publisher.keep_unsent(inode)
+        self.note(inode, at_once=True)
 
 
 def _backoff_s(failures: int) -> float:
