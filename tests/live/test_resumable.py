@@ -130,20 +130,20 @@ async def check(world: HttpWorld, key: str, data: bytes, upload: Upload) -> None
     assert await read(world.remote, record.ref) == data
 
 
-async def test_connections_that_break(
+async def test_a_connection_that_breaks(
     world: HttpWorld, live_server: Server, gate: CuttingGate, path: Path
 ) -> None:
-    """Three cuts within one upload: each costs at most the piece that was under way."""
+    """A cut in the third piece costs that piece at most, and one that the server refuses for its offset."""
     data = path.read_bytes()  # noqa: ASYNC240 - a test may block
     key, upload = f"{world.prefix}cut.bin", upload_of(data)
-    gate.cuts = [2 * MIB, 9 * MIB, 15 * MIB]
+    gate.cuts = [15 * MIB]
     behind = Server(gate.url, live_server.key, {}, is_real=True, long_components=False)
     with path.open("rb") as file:
         async with open_remote(behind.config(BUCKET)) as remote:
             await remote.objects.put(key, FileBody(file.fileno(), SIZE_BYTES), upload)
     assert gate.cuts == []
-    under_way = (2 + 3 + 3) * MIB  # since the last piece that was whole, at each of the cuts
-    assert SIZE_BYTES < gate.sent_bytes < SIZE_BYTES + under_way + MIB
+    # Sent anew it would be 15 MiB more.
+    assert SIZE_BYTES < gate.sent_bytes < SIZE_BYTES + 3 * MIB + PIECE_BYTES + HEADERS_BYTES
     await check(world, key, data, upload)
 
 
@@ -192,9 +192,11 @@ def stored_offset(server: Server, upload_id: str) -> int:
     headers = {"authorization": f"Bearer {server.key}", "apikey": server.key, "tus-resumable": "1.0.0"}
     url = f"{server.url}/storage/v1/upload/resumable/{upload_id}"
     end = time.monotonic() + 30
-    while True:
+    offset = ""
+    while time.monotonic() < end:
         answer = httpx.head(url, headers=headers, timeout=30, trust_env=False)
-        if answer.is_success:
-            return int(answer.headers["upload-offset"])
-        assert time.monotonic() < end, answer.status_code
-        time.sleep(0.1)
+        before, offset = offset, answer.headers.get("upload-offset", "")
+        if offset and offset == before:
+            return int(offset)
+        time.sleep(0.5)
+    raise AssertionError(f"no offset, or one that grows: {offset!r}")
