@@ -92,6 +92,10 @@ class Directories:
             if self._index.directory(prefix) is None:
                 return  # renamed or removed meanwhile: nothing is here
             loaded = self._index.loaded_at_ns(prefix) is not None
+            if self._index.is_claimed(prefix):
+                if loaded:
+                    return
+                raise Unreachable("a rename of this directory waits to be carried out; it was never listed")
             if not self._contact.worth_trying:
                 if loaded:
                     return
