@@ -53,8 +53,11 @@ class Relocation:
                 self._table.put(with_marker(directory, record))
             return
         entry = self._index.file(parent, component)
-        if entry is not None and not entry.pending:
-            self.take_on_entry(entry, record, old_key)
+        if entry is None or entry.pending:
+            return
+        if entry.file_id is not None and record.file_id is not None and entry.file_id != record.file_id:
+            return  # another file has the name here; what became of this one waits to be carried out
+        self.take_on_entry(entry, record, old_key)
 
     def take_on_entry(
         self, entry: Entry, record: ObjectRecord, old_key: str, *, attributes_wait: bool = False
