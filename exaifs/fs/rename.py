@@ -175,8 +175,7 @@ class Renamer:
                 self._contents.rekey(old.ref, fresh.ref)
             source.change_posix(AttributeChange(), time.time_ns())
             self._table.store(source)
-        await self._keeper.keep_again(source)
-        await self._outbox.sync()
+        await self._keep_again(source)
 
     async def _keep_instead(self, source: Inode, replaced: Staged) -> None:
         """What was promised of a file's bytes goes only when those that replace them are as safe."""
@@ -201,6 +200,13 @@ class Renamer:
             await self._changes.remove(source.entry, write_ids=write_ids, puts=puts, dropped=dropped)
         else:
             await self._outbox.keep(puts, dropped)
+
+    async def _keep_again(self, *inodes: Inode) -> None:
+        for inode in inodes:
+            if inode.staged is not None:
+                inode.staged.renamed()
+        await self._keeper.keep_again(*inodes)
+        await self._outbox.sync()
 
     def _renamed(self, job: _Job, record: ObjectRecord | None) -> Entry:
         """Return the source's entry under its new name; `record` is None while its move waits."""
@@ -266,8 +272,7 @@ class Renamer:
             await self._take_on_moved(old, new)
         source.change_posix(AttributeChange(), time.time_ns())
         self._table.store(source)
-        await self._keeper.keep_again(*below)
-        await self._outbox.sync()
+        await self._keep_again(*below)
 
     def _check_known(self, prefix: str) -> None:
         """Refuse to rename, while that must wait, what was never listed: nobody could read it meanwhile.

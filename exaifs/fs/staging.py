@@ -322,6 +322,12 @@ class Staged:
         """Names of the files that the journal may have a record of."""
         return [self.path.name, *([] if self.predecessor is None else self.predecessor.names)]
 
+    def renamed(self) -> None:
+        """What the server refused under another name is worth another try."""
+        if self.refused:
+            self.refused = False
+            self.due_at = 0.0
+
     @property
     def newest_kept(self) -> Staged | None:
         """The file that the journal has a record of: this one, or the one that it will replace."""
