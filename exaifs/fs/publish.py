@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import structlog
+import trio
 
 from exaifs.cache.entries import own_write
 from exaifs.cache.merge import Difference, merge_changes, show_directory
@@ -24,6 +25,7 @@ from exaifs.errors import (
     NameTooLong,
     Rejected,
     Stale,
+    Unreachable,
 )
 from exaifs.fs.conflicts import Conflicts
 from exaifs.fs.contact import is_away
@@ -92,6 +94,7 @@ class Publisher:
         self._on_change = on_change
         self._on_work = on_work
         self._uploads = Uploader(core, self.check_size)
+        self._sending: set[trio.CancelScope] = set()
 
     def check_size(self, inode: Inode, size_bytes: int) -> None:
         """Refuse what the bucket would refuse, before it is written (promise 7).
@@ -220,7 +223,7 @@ class Publisher:
                     return  # a name that stood for another file by now was removed; see `Remover.abandon`
                 if self._outbox.overlaps(inode.entry.key):
                     raise Busy("an earlier change of its name waits to be carried out")
-                self._take_on(inode, draft, await self._uploads.send(inode, draft, there))
+                self._take_on(inode, draft, await self._send(inode, draft, there))
         except DamagedBytes:
             await self._set_aside(inode, staged, "the bytes were damaged on the disk before they were sent")
             raise
@@ -239,6 +242,20 @@ class Publisher:
         self._contact.succeeded()
         if staged.ever_kept or staged.predecessor is not None:
             await self._outbox.sync()  # before the staged file goes elsewhere
+
+    async def _send(self, inode: Inode, draft: Draft, there: ObjectRecord | None) -> ObjectRecord:
+        with trio.CancelScope() as scope:
+            self._sending.add(scope)
+            try:
+                return await self._uploads.send(inode, draft, there)
+            finally:
+                self._sending.discard(scope)
+        raise Unreachable("no answer before the end")
+
+    def stop_waiting(self) -> None:
+        """Have what is being sent now fail as if Supabase were away: the end has come."""
+        for scope in self._sending:
+            scope.cancel()
 
     def _take_on(self, inode: Inode, draft: Draft, record: ObjectRecord) -> None:
         """The bucket has it: the inode keeps its number and shows the new version."""

@@ -35,8 +35,8 @@ _REFUSED_RETRY_S = 300.0
 _LAST_TRIES = 3
 """How often to ask, at the end, a Supabase that is away."""
 
-_LAST_KEEP_S = 2.0
-"""For what is not in the journal when the time is up."""
+_KEEP_S = 5.0
+"""How long to wait, at the end, for the disk, and for files whose renames and removals have no answer."""
 
 _PACE_S = 0.01
 """Many closes in a row make one look at what waits."""
@@ -243,9 +243,9 @@ class Sender:
                 await self._keep_all()
                 self.hurry()
                 await self._send_all(nursery)
-        # Who holds a file's lock now is sending it, and its close was not answered yet.
-        with trio.move_on_after(_LAST_KEEP_S):
-            await self._keep_all()
+        # Who waits for an answer holds the lock of its file, and keeps it now.
+        self._publisher.stop_waiting()
+        await self._keep_all()
         return self.left()
 
     async def _send_all(self, nursery: trio.Nursery) -> None:
@@ -265,10 +265,11 @@ class Sender:
 
     async def _keep_all(self) -> None:
         """Have what is dirty in the journal, open or not: no close may come before the end."""
-        async with trio.open_nursery() as nursery:
-            for inode in self._table:
-                if inode.dirty and inode.staged is not None and not inode.staged.kept:
-                    nursery.start_soon(self._keep, inode)
+        with trio.move_on_after(_KEEP_S):
+            async with trio.open_nursery() as nursery:
+                for inode in self._table:
+                    if inode.dirty and inode.staged is not None and not inode.staged.kept:
+                        nursery.start_soon(self._keep, inode)
 
     async def _keep(self, inode: Inode) -> None:
         async with inode.lock:
