@@ -50,6 +50,7 @@ class Adoption:
         self._useless: list[int] = []
         self._adopted: dict[Ino, tuple[int, Put]] = {}
         self._moves: dict[int, Move] = {}
+        self._unread: set[str] = set()
         self._lost_records = bool(self._outbox.damaged)
 
     async def run(self, records: Mapping[int, Record]) -> int:
@@ -69,7 +70,7 @@ class Adoption:
             await self._adopt(number, intent)
         self._outbox.discard_records(self._useless)
         await self._outbox.sync()
-        await self._keep_orphans({put.staged for _number, put in self._adopted.values()})
+        await self._keep_orphans(self._unread | {put.staged for _number, put in self._adopted.values()})
         return len(self._adopted) + len(self._outbox.operations)
 
     def _read(self, records: Mapping[int, Record]) -> dict[int, Intent]:
@@ -95,17 +96,10 @@ class Adoption:
     # -- files -------------------------------------------------------------------------------------
 
     async def _adopt_put(self, number: int, put: Put) -> None:
-        path = self._staging / put.staged
         try:
-            staged = Staged.reopen(path)
+            staged = Staged.reopen(self._staging / put.staged)
         except OSError as exc:
-            _log.error(
-                "the bytes of an unsent file are gone",
-                path=path_of(put.entry.key),
-                file=put.staged,
-                reason=str(exc),
-            )
-            self._useless.append(number)
+            self._pass_over(number, put, exc)
             return
         staged.resume(put.write_ids)
         staged.acknowledged, staged.closed_ns = put.acknowledged, put.closed_ns
@@ -123,6 +117,19 @@ class Adoption:
         _log.warning(
             "adopted a file that was not sent", path=path_of(entry.key), size_bytes=staged.size_bytes
         )
+
+    def _pass_over(self, number: int, put: Put, exc: OSError) -> None:
+        """Go on without bytes that are gone: set aside, or sent, just before the end. Or unreadable."""
+        known = self._index.by_ino(put.entry.ino)
+        if known is not None and known.pending:
+            self._index.remove(known)
+        path, reason = path_of(put.entry.key), str(exc)
+        if isinstance(exc, FileNotFoundError):
+            _log.warning("the bytes of an unsent file are not here any more", path=path, file=put.staged)
+            self._useless.append(number)
+        else:
+            _log.error("the bytes of an unsent file cannot be read", path=path, reason=reason)
+            self._unread.add(put.staged)
 
     async def _keep_older(self, inode: Inode, older: Staged) -> None:
         await self._conflicts.keep_ours(
@@ -184,7 +191,9 @@ class Adoption:
             self._index.put(wanted)
             return
         placed = replace(known, parent=wanted.parent, name=wanted.name, component=wanted.component)
+        below = self._table.below(known.key) if known.is_dir else [self._table.live(known.ino)]
         self._index.rename(known, placed)
+        self._table.refresh(inode for inode in below if inode is not None)
 
     def _places_after(self, number: int, key: str) -> set[str]:
         """Return what may be called `key` after an operation: the index may know some of the later ones."""

@@ -1,0 +1,263 @@
+"""A run that was killed, and the next one: it has the journal and the staged files to go by."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import trio
+
+from exaifs.cache.conflicts import list_conflicts
+from exaifs.model import AttributeChange
+from tests.fs.conftest import Mount
+from tests.support.double import DoubleServer
+from tests.support.paths import CALLER, Paths, follow
+
+pytestmark = pytest.mark.anyio
+
+
+class Killed:
+    """Copies of cache directories, as kill -9 would leave them."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self.cache = directory / "killed"
+
+    def now(self) -> None:
+        """Copy what a kill would leave now."""
+        shutil.copytree(self._directory / "cache", self.cache, ignore=shutil.ignore_patterns("*-shm"))
+
+    @property
+    def staged(self) -> list[Path]:
+        return sorted((self.cache / "staging").glob("*.data"))
+
+    @property
+    def log(self) -> Path:
+        return self.cache / "journal" / "log"
+
+    def kept(self) -> list[bytes]:
+        """Return the bytes that were set aside."""
+        directory = self.cache / "conflicts"
+        return [(directory / f"{one.id}.data").read_bytes() for one in list_conflicts(directory)]
+
+
+@pytest.fixture
+def killed(tmp_path: Path) -> Killed:
+    """Make copies of a cache directory."""
+    return Killed(tmp_path)
+
+
+def contents(server: DoubleServer) -> dict[str, bytes]:
+    """Return what the bucket holds."""
+    return {key: stored.data for key, stored in server.bucket.objects.items()}
+
+
+async def back(server: DoubleServer, paths: Paths) -> None:
+    """Have Supabase answer, and everything sent."""
+    server.online = True
+    assert await paths.fs.drain(10.0) == 0
+    await follow(paths)
+
+
+@pytest.mark.parametrize("index", ["here", "gone"])
+async def test_the_next_run_has_what_was_acknowledged(
+    server: DoubleServer, mount: Mount, killed: Killed, index: str
+) -> None:
+    """Before it asks Supabase anything; and sends it when that is back. With or without its index."""
+    async with mount() as paths:
+        await paths.mkdir("d")
+        await paths.create("old", b"old")
+        await paths.create("gone", b"gone")
+        await paths.ls("d")
+        server.online = False
+        await paths.create("new", b"new")
+        await paths.create("d/a", b"a")
+        await paths.overwrite("old", b"older")
+        await paths.rename("old", "moved")
+        await paths.unlink("gone")
+        await paths.rename("d", "e")
+        await paths.symlink("new", "e/link")
+        await paths.setattr("new", AttributeChange(mode=0o600))
+        killed.now()
+    if index == "gone":
+        for path in killed.cache.glob("index.db*"):
+            path.unlink()
+    async with mount("killed") as paths:
+        if index == "here":
+            assert await paths.ls() == ["e", "moved", "new"]
+            assert await paths.read("moved") == b"older"
+            assert await paths.read("e/a") == b"a"
+            assert await paths.readlink("e/link") == "new"
+        await back(server, paths)
+        assert await paths.ls() == ["e", "moved", "new"]
+        assert await paths.ls("e") == ["a", "link"]
+        assert (await paths.stat("new")).mode & 0o777 == 0o600
+        assert contents(server) == {
+            "e/.emptyFolderPlaceholder": b"",
+            "e/a": b"a",
+            "e/link": b"new",
+            "moved": b"older",
+            "new": b"new",
+        }
+        assert killed.kept() == []
+
+
+async def test_a_file_written_again_keeps_its_last_close_and_its_name(
+    server: DoubleServer, mount: Mount, killed: Killed
+) -> None:
+    """Emptied by O_TRUNC and renamed, not closed: the last close is there, under the new name."""
+    async with mount() as paths:
+        await paths.ls()
+        server.online = False
+        await paths.create("f", b"closed")
+        async with paths.inode("f") as ino:
+            opened = await paths.fs.files.open(ino, os.O_WRONLY | os.O_TRUNC, CALLER)
+        await paths.write_all(opened.handle, b"not yet")
+        await paths.rename("f", "g")
+        killed.now()
+        await paths.fs.files.release(opened.handle)
+    async with mount("killed") as paths:
+        assert await paths.ls() == ["g"]
+        assert await paths.read("g") == b"closed"
+        await back(server, paths)
+        assert contents(server) == {"g": b"closed"}
+
+
+async def test_fsync_survives_without_a_close(server: DoubleServer, mount: Mount, killed: Killed) -> None:
+    """fsync(2): the bytes up to there are in the journal."""
+    async with mount(write_back_s=3600.0) as paths, paths.open("f", os.O_WRONLY | os.O_CREAT) as handle:
+        await paths.write_all(handle, b"synced")
+        await paths.fs.files.fsync(handle, _datasync=False)
+        killed.now()
+    server.bucket.objects.clear()
+    server.bucket.rows.clear()
+    async with mount("killed") as paths:
+        await back(server, paths)
+        assert contents(server) == {"f": b"synced"}
+
+
+async def test_what_was_never_closed_is_not_sent(
+    server: DoubleServer, mount: Mount, killed: Killed
+) -> None:
+    """Nobody was told that it is safe: the name is gone, and so are the bytes."""
+    async with mount() as paths:
+        await paths.ls()
+        async with paths.open("f", os.O_WRONLY | os.O_CREAT) as handle:
+            await paths.write_all(handle, b"half")
+            killed.now()
+    server.bucket.remove(["f"])
+    async with mount("killed") as paths:
+        await back(server, paths)
+        assert await paths.ls() == []
+        assert killed.staged == []
+        assert contents(server) == {}
+
+
+async def test_an_upload_that_had_arrived_is_not_repeated(
+    server: DoubleServer, mount: Mount, killed: Killed
+) -> None:
+    """Killed before the answer came: the next run finds its own upload."""
+    async with mount(write_mode="back", write_back_s=0.0) as paths:
+        with server.hold("commit") as gate:
+            await paths.create("f", b"1")
+            await gate.wait_arrived()
+            killed.now()
+    before = server.counts["put"]
+    async with mount("killed") as paths:
+        await back(server, paths)
+        assert server.counts["put"] == before
+        assert contents(server) == {"f": b"1"}
+        assert killed.kept() == []
+
+
+async def test_an_operation_that_was_carried_out_is_not_repeated(
+    server: DoubleServer, mount: Mount, killed: Killed
+) -> None:
+    """Killed before the journal said so: another host's file that has the old name by now stays there."""
+    async with mount() as paths:
+        await paths.create("a", b"ours")
+        await paths.create("b", b"other")
+        server.online = False
+        await paths.rename("a", "b")
+        killed.now()
+        await back(server, paths)
+    server.bucket.put("a", b"theirs")
+    async with mount("killed") as paths:
+        await back(server, paths)
+        assert contents(server) == {"a": b"theirs", "b": b"ours"}
+
+
+async def test_bytes_that_are_gone_leave_no_empty_file(
+    server: DoubleServer, mount: Mount, killed: Killed
+) -> None:
+    """Set aside just before the end, say: the name does not stay as a file that cannot be read."""
+    async with mount() as paths:
+        await paths.ls()
+        server.online = False
+        await paths.create("f", b"1")
+        killed.now()
+    for path in killed.staged:
+        path.unlink()
+    async with mount("killed") as paths:
+        assert await paths.ls() == []
+        await back(server, paths)
+    async with mount("killed") as paths:
+        assert paths.fs.core.index.drop_pending() == []
+
+
+async def test_staged_bytes_that_were_damaged_are_never_sent(
+    server: DoubleServer, mount: Mount, killed: Killed
+) -> None:
+    """They are compared with their digest; what is left of them is kept aside."""
+    async with mount() as paths:
+        await paths.create("f", b"good old")
+        server.online = False
+        await paths.overwrite("f", b"good new")
+        killed.now()
+    (staged,) = killed.staged
+    staged.write_bytes(b"good bad")
+    server.online = True
+    async with mount("killed") as paths:
+        await paths.fs.drain(5.0)
+        await follow(paths)
+        assert contents(server) == {"f": b"good old"}
+        assert await paths.read("f") == b"good old"
+        assert killed.kept() == [b"good bad"]
+
+
+async def test_a_damaged_record_costs_only_itself(
+    server: DoubleServer, mount: Mount, killed: Killed
+) -> None:
+    """It is kept aside, its bytes too, and all other records are carried out."""
+    async with mount() as paths:
+        await paths.ls()
+        server.online = False
+        await paths.create("a", b"a")
+        await paths.create("b", b"b")
+        killed.now()
+    text = killed.log.read_bytes()
+    killed.log.write_bytes(text.replace(b'"name":"a"', b'"name":"?"'))
+    async with mount("killed") as paths:
+        await back(server, paths)
+        assert contents(server) == {"b": b"b"}
+        assert killed.kept() == [b"a"]
+        assert len(list((killed.cache / "journal").glob("damaged-*"))) == 1
+
+
+async def test_the_journal_is_empty_when_all_was_sent(
+    server: DoubleServer, mount: Mount, tmp_path: Path
+) -> None:
+    """Nothing is left to be done again by a next run."""
+    async with mount() as paths:
+        await paths.ls()
+        server.online = False
+        for number in range(20):
+            await paths.create(f"f{number}", b"1")
+        await paths.rename("f1", "f2")
+        await paths.unlink("f3")
+        await back(server, paths)
+    async with mount() as paths:
+        assert paths.fs.writes.sender.left() == 0
+        assert list(await trio.Path(tmp_path / "cache" / "staging").iterdir()) == []
