@@ -7,28 +7,31 @@ a lock over the network.
 
 from __future__ import annotations
 
-import sqlite3
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 
 from exaifs.cache.blocks import MIB, SMALL_BYTES, clip
+from exaifs.cache.connection import Database
 from exaifs.cache.fetch import Transfer
+from exaifs.cache.health import DiskHealth
 from exaifs.cache.janitor import ReconcileReport, SweepReport, reconcile, run as run_janitor, sweep
 from exaifs.cache.localfile import LocalFile, copy_contents, sha256_of_bytes, unlink_quietly
 from exaifs.cache.shelf import CacheLimits, Shelf, hash_problem, local_error
 from exaifs.cache.small import SmallContents
 from exaifs.cache.source import Downloads, Source
-from exaifs.errors import ExaifsError, IntegrityError
+from exaifs.errors import ExaifsError, IntegrityError, NoSpace
 from exaifs.model import ObjectRef
 
 __all__ = ["CacheLimits", "CacheStatistics", "ContentStore", "ReconcileReport", "SweepReport"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,12 @@ class ContentStore:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, directory: Path, database: sqlite3.Connection, objects: Downloads, limits: CacheLimits
+        cls,
+        directory: Path,
+        database: Database,
+        objects: Downloads,
+        limits: CacheLimits,
+        health: DiskHealth | None = None,
     ) -> AsyncGenerator[ContentStore]:
         """Open the store over a cache directory, and begin to tidy it in the background.
 
@@ -85,11 +93,12 @@ class ContentStore:
             database: from `open_database`; used only from this thread.
             objects: the bucket.
             limits: of the tiers.
+            health: of the disk, if others tell of it too.
 
         Leaving stops downloads, and keeps what is complete.
         """
         transfers: dict[str, Transfer] = {}
-        shelf = Shelf(directory, database, limits, transfers)
+        shelf = Shelf(directory, database, limits, transfers, health or DiskHealth())
         try:
             await shelf.threads.run(_make_directories, directory)
         except OSError as exc:
@@ -143,8 +152,7 @@ class ContentStore:
 
     def read_nowait(self, ref: ObjectRef, offset: int, size_bytes: int) -> bytes | None:
         """Return the bytes if no disk and no network need be waited for; None: use `read`."""
-        size_bytes = clip(offset, size_bytes, ref.size_bytes)
-        if size_bytes == 0:
+        if (size_bytes := clip(offset, size_bytes, ref.size_bytes)) == 0:
             return b""
         ref = self._shelf.pins.current(ref)
         sha256 = self._shelf.sha256_of(ref)
@@ -259,6 +267,18 @@ class ContentStore:
         """Return the content's SHA-256: from its row, or found by reading it."""
         return self._shelf.sha256_of(ref)
 
+    async def with_room(self, size_bytes: int, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Do something that only this host has; what is merely cached gives way to it on a full disk.
+
+        Raises:
+            NoSpace: nothing is left to evict; see `Shelf.with_room`.
+        """
+        try:
+            return await self._shelf.with_room(size_bytes, attempt)
+        except NoSpace as exc:
+            self._shelf.health.failed("writing what is new", exc)
+            raise
+
     async def drop_clean(self) -> None:
         """Drop every content that nobody has open, from memory and disk."""
         await self._small.wait_written()
@@ -295,7 +315,7 @@ class ContentStore:
             requests=self._source.requests,
             bytes_fetched=self._source.bytes_fetched,
             evictions=shelf.evictions,
-            disk_disabled=shelf.health.reason,
+            disk_disabled=shelf.trouble,
         )
 
     def _hit(self, sha256: str, data: bytes | None) -> bytes | None:

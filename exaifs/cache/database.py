@@ -14,6 +14,8 @@ from pathlib import Path
 
 import structlog
 
+from exaifs.cache.connection import Database, is_disk_trouble
+
 _log = structlog.get_logger(__name__)
 
 SCHEMA_VERSION = 2
@@ -94,19 +96,19 @@ CREATE TABLE aliases (
 """
 
 
-def open_database(path: Path, identity: str) -> sqlite3.Connection:
+def open_database(path: Path, identity: str) -> Database:
     """Open or create the database for one bucket of one project.
 
     A file that is damaged, of another schema version or of another identity is renamed to
     `<name>.damaged-<seconds>` with a log line, and a new one begun.
 
     Raises:
-        OSError: the directory cannot be written.
+        OSError, sqlite3.OperationalError: the directory cannot be written.
     """
     if path.exists():
         problem = _problem(path, identity)
         if problem is None:
-            return _connect(path)
+            return _ready(_connect(path), identity)
         aside = path.with_name(f"{path.name}.damaged-{int(time.time())}")
         path.rename(aside)
         for suffix in ("-wal", "-shm"):
@@ -114,14 +116,26 @@ def open_database(path: Path, identity: str) -> sqlite3.Connection:
         _log.warning("index set aside, rebuilding", reason=problem, kept_as=str(aside))
     connection = _connect(path)
     with connection:
-        connection.executescript(_SCHEMA)
-        connection.execute("INSERT INTO meta VALUES ('identity', ?)", (identity,))
-        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        connection.executescript(_schema_for(identity))
+    return _ready(connection, identity)
+
+
+def _ready(connection: Database, identity: str) -> Database:
+    connection.schema = _schema_for(identity)
     return connection
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+def _schema_for(identity: str) -> str:
+    """Return what makes an empty index of one bucket."""
+    name = identity.replace("'", "''")
+    return (
+        f"{_SCHEMA}\nINSERT INTO meta VALUES ('identity', '{name}');\n"
+        f"PRAGMA user_version = {SCHEMA_VERSION};"
+    )
+
+
+def _connect(path: Path) -> Database:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, factory=Database)
     connection.row_factory = sqlite3.Row
     for pragma in (
         "journal_mode = WAL",
@@ -152,6 +166,8 @@ def _problem(path: Path, identity: str) -> str | None:
         if verdict != "ok":
             return f"damaged: {verdict}"
     except sqlite3.DatabaseError as exc:
+        if isinstance(exc, sqlite3.OperationalError) and is_disk_trouble(exc):
+            raise  # it may be as good as new once the disk has room
         return f"damaged: {exc}"
     finally:
         if connection is not None:

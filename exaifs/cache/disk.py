@@ -29,6 +29,7 @@ import anyio
 import structlog
 
 from exaifs.cache.blocks import SMALL_BYTES
+from exaifs.cache.health import DiskHealth
 from exaifs.cache.localfile import LocalFile, Threads, read_at, sha256_of_file, unlink_quietly
 
 _log = structlog.get_logger(__name__)
@@ -38,40 +39,6 @@ _OPEN_FILES = 128
 
 _USES_BEFORE_WRITE = 256
 """How many contents are used before their times are written, in one transaction."""
-
-_TROUBLE_PAUSE_S = 60.0
-"""How long a disk that failed is left alone."""
-
-
-class DiskHealth:
-    """Whether the local disk may be written to. One that failed is tried again after a while."""
-
-    def __init__(self) -> None:
-        self._reason: str | None = None
-        self._retry_at = 0.0
-
-    @property
-    def reason(self) -> str | None:
-        """What failed; None while the disk works."""
-        return self._reason
-
-    def usable(self) -> bool:
-        """Tell whether to try: it works, or it failed long enough ago."""
-        return self._reason is None or anyio.current_time() >= self._retry_at
-
-    def failed(self, doing: str, exc: Exception) -> None:
-        """Note a failure. Logged once, until the disk has worked again."""
-        reason = f"{doing}: {exc}"
-        if self._reason is None:
-            _log.warning("disk cache off for a while, going on from memory and Supabase", reason=reason)
-        self._reason = reason
-        self._retry_at = anyio.current_time() + _TROUBLE_PAUSE_S
-
-    def worked(self) -> None:
-        """Note that something was written."""
-        if self._reason is not None:
-            _log.info("disk cache works again", before=self._reason)
-            self._reason = None
 
 
 class DiskTier:
@@ -335,7 +302,8 @@ class DiskTier:
         try:
             yield
         except BaseException:
-            self._database.execute("ROLLBACK")
+            if self._database.in_transaction:  # trouble may have rolled it back already
+                self._database.execute("ROLLBACK")
             raise
         self._database.execute("COMMIT")
 

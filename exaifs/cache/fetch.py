@@ -303,7 +303,7 @@ class Transfer:
     async def _flush(self) -> None:
         spool = self._spool
         try:
-            await spool.flush()
+            await self._shelf.with_room(MIB, spool.flush)
         except OSError as exc:
             self._fall_back(spool, "writing a partial file", exc)
         if self._shelf.over_limit():
@@ -321,7 +321,7 @@ class Transfer:
     def _release(self, spool: Spool) -> None:
         path = spool.close()
         if path is not None:
-            self._spawn(self._shelf.unlink_partial, path)
+            self._spawn(self._shelf.removal(path))
 
     def _fall_back(self, spool: Spool, doing: str, exc: OSError) -> None:
         """Go on from memory: the disk failed."""

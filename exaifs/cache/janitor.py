@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -17,12 +18,18 @@ import structlog
 from anyio.abc import TaskStatus
 
 from exaifs.cache.disk import DiskTier
-from exaifs.cache.localfile import unlink_quietly
+from exaifs.cache.localfile import create, unlink_quietly, write_at
 from exaifs.cache.shelf import Shelf
 
 _log = structlog.get_logger(__name__)
 
 _SWEEP_INTERVAL_S = 600.0
+_LOOK_INTERVAL_S = 2.0
+"""How soon a disk that failed is found to work again."""
+
+_PROBE = bytes(256 * 1024)
+"""What such a disk must take."""
+
 _RECONCILE_EVERY = 144
 """Sweeps from one comparison of files and rows to the next: a day."""
 
@@ -72,7 +79,37 @@ async def run(shelf: Shelf, *, task_status: TaskStatus[None] = anyio.TASK_STATUS
         except Exception:  # noqa: BLE001 - tidying is tried again; it must not end the reads
             _log.exception("the cache janitor stumbled")
         sweeps += 1
-        await anyio.sleep(_SWEEP_INTERVAL_S)
+        with anyio.move_on_after(_SWEEP_INTERVAL_S):
+            while True:
+                await anyio.sleep(_LOOK_INTERVAL_S)
+                await probe(shelf)
+
+
+async def probe(shelf: Shelf) -> None:
+    """Look whether a disk that failed works again, and take it into use then.
+
+    An index that had to go to memory comes before contents: they give way to it.
+    """
+    if shelf.trouble is None:
+        return
+    try:
+        if shelf.database.trouble is None:
+            await _write_something(shelf)
+        else:
+            await shelf.with_room(shelf.database.needed_bytes, partial(_write_index, shelf))
+    except OSError as exc:
+        _log.debug("the disk of the cache directory still fails", reason=str(exc))
+    else:
+        shelf.health.worked()
+
+
+async def _write_something(shelf: Shelf) -> None:
+    await shelf.threads.run(_write_and_remove, shelf.disk.new_partial())
+
+
+async def _write_index(shelf: Shelf) -> None:
+    await _write_something(shelf)
+    shelf.database.try_disk()
 
 
 async def sweep(shelf: Shelf, now_ns: int) -> SweepReport:
@@ -126,6 +163,21 @@ async def _is_lost(disk: DiskTier, sha256: str) -> bool:
     if lost:
         await disk.discard(sha256)
     return lost
+
+
+def _write_and_remove(path: Path) -> None:
+    """Write a file to the disk itself, not only to the page cache, and remove it.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    fd = create(path)
+    try:
+        write_at(fd, 0, _PROBE)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+        unlink_quietly(path)
 
 
 def _scan(partial_directory: Path, content_directory: Path) -> tuple[list[Path], list[_File]]:

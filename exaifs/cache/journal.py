@@ -18,6 +18,7 @@ from pathlib import Path
 
 import anyio
 
+from exaifs.cache.health import DiskHealth
 from exaifs.cache.journalfile import HEADER, LOG_NAME, Loaded, Record, content_of, encode, parse
 from exaifs.cache.localfile import Threads, is_out_of_space, unlink_quietly
 from exaifs.cache.reserve import Reserve
@@ -52,12 +53,14 @@ class Journal:
     Args:
         directory: exists; belongs to this process.
         loaded: what the file held.
+        health: told when the disk refuses.
     """
 
-    def __init__(self, directory: Path, loaded: Loaded) -> None:
+    def __init__(self, directory: Path, loaded: Loaded, health: DiskHealth) -> None:
         self.damaged = tuple(loaded.damaged)
         """Files with damaged records of an earlier run."""
         self._directory = directory
+        self._health = health
         self._threads = Threads(1)
         self._writing = anyio.Lock()
         # Mutable state, changed without an await. `_live` is what a rewritten file would hold.
@@ -159,6 +162,7 @@ class Journal:
         try:
             await self._threads.run(self._write, batch)
         except OSError as exc:
+            self._health.failed("writing the journal of unsent writes", exc)
             return _translated(exc)
         for step in batch:
             for number in step.done:
@@ -248,11 +252,12 @@ class Journal:
         self._write(())
 
 
-def open_journal(directory: Path) -> tuple[Journal, dict[int, Record]]:
+def open_journal(directory: Path, health: DiskHealth | None = None) -> tuple[Journal, dict[int, Record]]:
     """Open or create a journal, and return it with the records that are not done, oldest first.
 
     Args:
         directory: made if it is missing, for the owner only.
+        health: of the disk, where others tell of it too.
 
     Raises:
         JournalError: it is of a format that this version does not know.
@@ -260,7 +265,7 @@ def open_journal(directory: Path) -> tuple[Journal, dict[int, Record]]:
     """
     directory.mkdir(mode=0o700, exist_ok=True)
     loaded = parse(content_of(directory), directory)
-    journal = Journal(directory, loaded)
+    journal = Journal(directory, loaded, health or DiskHealth())
     journal.open()
     return journal, dict(sorted(loaded.records.items()))
 

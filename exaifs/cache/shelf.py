@@ -7,15 +7,18 @@ the network. Decisions are synchronous and return what is to be unlinked, which 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import anyio
 import structlog
 
-from exaifs.cache.disk import DiskHealth, DiskTier
+from exaifs.cache.connection import Database
+from exaifs.cache.disk import DiskTier
+from exaifs.cache.health import DiskHealth
 from exaifs.cache.localfile import (
     LocalFile,
     Threads,
@@ -31,6 +34,8 @@ from exaifs.model import ObjectRef
 
 _log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
+
 MIB = 1024 * 1024
 
 _IDLE_PARTIALS = 32
@@ -40,6 +45,9 @@ _REMEMBERED_HASHES = 50_000
 
 _UNLINK_S = 5.0
 """How long the end of the store waits for files that are being evicted."""
+
+_WAY_BYTES = 4 * MIB
+"""At least this much is evicted from a full disk at once."""
 
 _END_OF_TIME_NS = (1 << 63) - 1
 
@@ -137,24 +145,29 @@ class Shelf:
         database: the index in it.
         limits: of the tiers.
         partials: what is arriving, by version, the least recently begun first; the owner changes it.
+        health: of the disk.
     """
 
     def __init__(
         self,
         directory: Path,
-        database: sqlite3.Connection,
+        database: Database,
         limits: CacheLimits,
         partials: Mapping[str, Partial],
+        health: DiskHealth,
     ) -> None:
         self.limits = limits
         self.threads = Threads()
-        self.health = DiskHealth()
+        self.database = database
+        self.health = health
         self.memory = MemoryTier(limits.memory_bytes)
         self.disk = DiskTier(directory, database, self.threads, self.health)
         self.aliases = Aliases(database, self.health)
         self.pins = Pins()
         self._partials = partials
         self.evictions = 0
+        self._removals = 0
+        self._removed = anyio.Event()
         self._refused: dict[tuple[str, str | None], str] = {}
 
     def sha256_of(self, ref: ObjectRef) -> str | None:
@@ -215,7 +228,7 @@ class Shelf:
             return None
         path = self.disk.new_partial()
         try:
-            await self.threads.run(write_new, path, data)
+            await self.with_room(len(data), lambda: self.threads.run(write_new, path, data))
         except OSError as exc:
             self.health.failed("writing cached content", exc)
             return local_error(exc)
@@ -233,9 +246,18 @@ class Shelf:
             return DiskSpool(self.disk.new_partial(), ref.size_bytes, self.threads)
         return MemorySpool(self.memory, f"v-{ref.version}", ref.size_bytes, self.threads)
 
-    async def unlink_partial(self, path: Path) -> None:
-        """Remove what is left of an unfinished content."""
-        await self.threads.run(unlink_quietly, path)
+    def removal(self, path: Path) -> Callable[[], Awaitable[None]]:
+        """Return what removes the file of an unfinished content; `with_room` waits for it from now on."""
+        self._removals += 1
+        return partial(self._remove, path)
+
+    async def _remove(self, path: Path) -> None:
+        try:
+            await self.threads.run(unlink_quietly, path)
+        finally:
+            self._removals -= 1
+            self._removed.set()
+            self._removed = anyio.Event()
 
     def over_limit(self) -> bool:
         """Tell whether the disk tier takes more than it may, or too many descriptors."""
@@ -248,11 +270,45 @@ class Shelf:
         """Evict until the disk tier is within its limit: unfinished contents first, then by use."""
         if not self.over_limit():
             return
-        for partial in list(self._idle()):
+        for arriving in list(self._idle()):
             if self.over_limit():
-                partial.close()
+                arriving.close()
         keep_bytes = max(0, self.limits.disk_bytes - self.partial_bytes)
         await self._gone(self.disk.evict(self.pinned_contents(), keep_bytes))
+
+    async def with_room(self, size_bytes: int, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Do something that needs room; on a disk that is full before our limit, evict for it.
+
+        Args:
+            size_bytes: what it needs, as far as that is known.
+            attempt: changes nothing when there is no room; it is called again while evicting helps.
+
+        Raises:
+            NoSpace, OSError: nothing is left that could be evicted, or as `attempt`.
+        """
+        while True:
+            try:
+                return await attempt()
+            except (NoSpace, OSError) as exc:
+                if isinstance(exc, OSError) and not is_out_of_space(exc):
+                    raise
+                if not await self._make_way(max(size_bytes, _WAY_BYTES)):
+                    raise
+
+    async def _make_way(self, size_bytes: int) -> bool:
+        """Evict so much, as far as nobody has it open; tell whether anything went."""
+        idle = [arriving for arriving in self._idle() if arriving.stored_bytes]
+        for arriving in idle:
+            arriving.close()
+        while self._removals:
+            await self._removed.wait()
+        keep_bytes = max(0, self.disk.total_bytes - size_bytes)
+        return await self._gone(self.disk.evict(self.pinned_contents(), keep_bytes)) > 0 or bool(idle)
+
+    @property
+    def trouble(self) -> str | None:
+        """What does not work on the local disk; None while all does."""
+        return self.health.reason or self.database.trouble
 
     async def shrink(self, keep_bytes: int) -> int:
         """Drop the least recently used complete contents until so much is left; returns how many."""
@@ -265,8 +321,8 @@ class Shelf:
     async def drop_clean(self) -> None:
         """Drop everything that nobody has open."""
         self.memory.clear()
-        for partial in list(self._idle()):
-            partial.close()
+        for arriving in list(self._idle()):
+            arriving.close()
         await self.expire(_END_OF_TIME_NS)
 
     def pinned_contents(self) -> set[str]:
@@ -282,16 +338,18 @@ class Shelf:
         return len(victims)
 
     def _idle(self) -> Iterator[Partial]:
-        return (partial for partial in self._partials.values() if not partial.busy)
+        return (arriving for arriving in self._partials.values() if not arriving.busy)
 
     @property
     def partial_bytes(self) -> int:
         """What unfinished contents take on disk."""
-        return sum(partial.stored_bytes for partial in self._partials.values())
+        return sum(arriving.stored_bytes for arriving in self._partials.values())
 
     def _protected_bytes(self) -> int:
         open_bytes = sum(self.disk.size_of(sha256) or 0 for sha256 in self.pinned_contents())
-        return open_bytes + sum(partial.size_bytes for partial in self._partials.values() if partial.busy)
+        return open_bytes + sum(
+            arriving.size_bytes for arriving in self._partials.values() if arriving.busy
+        )
 
 
 def local_error(exc: OSError) -> ExaifsError:

@@ -13,6 +13,7 @@ import trio
 
 from exaifs.cache.contents import CacheLimits, ContentStore
 from exaifs.cache.database import open_database
+from exaifs.cache.health import DiskHealth
 from exaifs.cache.index import Index
 from exaifs.cache.journal import Journal, open_journal
 from exaifs.cache.merge import Difference
@@ -169,7 +170,8 @@ class FileSystem:
             open_providers: opens the file ids at providers; None where none is configured.
         """
         make_directories(cache_directory)
-        journal, records = open_journal(cache_directory / "journal")
+        health = DiskHealth()
+        journal, records = open_journal(cache_directory / "journal", health)
         limits = CacheLimits(
             memory_bytes=config.memory_cache_bytes,
             disk_bytes=config.disk_cache_mb * MIB,
@@ -181,7 +183,7 @@ class FileSystem:
                 closing(open_database(cache_directory / "index.db", remote.identity))
             )
             contents = await stack.enter_async_context(
-                ContentStore.open(cache_directory, database, remote.objects, limits)
+                ContentStore.open(cache_directory, database, remote.objects, limits, health)
             )
             providers = None
             if open_providers is not None:

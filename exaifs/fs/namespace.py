@@ -247,13 +247,13 @@ class Namespace:
     async def make_file(self, parent: Ino, name: str, mode: int, caller: Caller) -> Inode:
         """Make a file that is in the bucket once it is closed; counts a look-up."""
         inode = await self._make(parent, name, "file", mode, caller)
-        self._stage_new(inode)
+        await self._stage_new(inode)
         inode.lookups += 1
         return inode
 
-    def _stage_new(self, inode: Inode) -> None:
+    async def _stage_new(self, inode: Inode) -> None:
         try:
-            self._writer.stage_new(inode)
+            await self._writer.stage_new(inode)
         except BaseException:
             self._remover.discard(inode)
             raise
@@ -264,7 +264,7 @@ class Namespace:
             raise NameTooLong("a symbolic link's target has 1 to 4095 bytes")
         inode = await self._make(parent, name, "symlink", 0o777, caller)
         inode.entry = replace(inode.entry, mime_type=SYMLINK_MIME)
-        self._stage_new(inode)
+        await self._stage_new(inode)
         try:
             await self._writer.write(inode, 0, target)
             async with inode.lock:

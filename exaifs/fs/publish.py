@@ -157,7 +157,9 @@ class Publisher:
         if staged is None or not inode.dirty:
             return
         if not (staged.kept and staged.acknowledged and staged.sealed >= seal):
-            await self._keeper.keep(inode, acknowledged=True, seal=seal)
+            await self._contents.with_room(
+                0, lambda: self._keeper.keep(inode, acknowledged=True, seal=seal)
+            )
         self._on_work(inode)
 
     async def close_and_settle(self, inode: Inode) -> None:

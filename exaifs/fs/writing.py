@@ -6,6 +6,7 @@ Writers of one file wait for each other and for its publishing by the inode's lo
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
 from exaifs.errors import InvalidArgument, IsADirectory
@@ -30,9 +31,20 @@ class Writer:
         self._publisher = publisher
         self._directory = directory
 
-    def stage_new(self, inode: Inode) -> None:
-        """Give a new file its empty staged copy."""
-        inode.staged = Staged.create(self._directory)
+    async def stage_new(self, inode: Inode) -> None:
+        """Give a new file its empty staged copy.
+
+        Raises:
+            NoSpace: the cache disk is full.
+        """
+        staged = await self._core.contents.with_room(0, self._created)
+        if inode.staged is None:
+            inode.staged = staged
+        else:  # by somebody who opened it while room was made
+            staged.close()
+
+    async def _created(self) -> Staged:
+        return Staged.create(self._directory)
 
     async def write(self, inode: Inode, offset: int, data: bytes) -> int:
         """Write all of `data`.
@@ -43,10 +55,15 @@ class Writer:
         """
         async with inode.lock:
             self._publisher.check_size(inode, offset + len(data))
-            staged = await self._writable(inode)
-            written = staged.write_at(offset, data)
+            written = await self._core.contents.with_room(
+                len(data), partial(self._write, inode, offset, data)
+            )
             _modified(inode)
         return written
+
+    async def _write(self, inode: Inode, offset: int, data: bytes) -> int:
+        staged = await self._writable(inode)
+        return staged.write_at(offset, data)
 
     async def resize(self, inode: Inode, size_bytes: int, *, publish: bool) -> None:
         """Truncate, or extend with zeros.
@@ -65,11 +82,14 @@ class Writer:
             raise InvalidArgument("only files have a size to set")
         async with inode.lock:
             self._publisher.check_size(inode, size_bytes)
-            staged = await self._writable(inode, keep_bytes=size_bytes > 0)
-            staged.truncate(size_bytes)
+            await self._core.contents.with_room(0, partial(self._resize, inode, size_bytes))
             _modified(inode)
             if publish and inode.writers == 0:
                 await self._publisher.close_and_settle(inode)
+
+    async def _resize(self, inode: Inode, size_bytes: int) -> None:
+        staged = await self._writable(inode, keep_bytes=size_bytes > 0)
+        staged.truncate(size_bytes)
 
     async def _writable(self, inode: Inode, *, keep_bytes: bool = True) -> Staged:
         """Return a staged copy that may be changed: never the one that a close was answered for."""

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import trio
 
-from exaifs.config import load
-from exaifs.fs.filesystem import FileSystem
 from tests.support.double import DoubleServer
-from tests.support.paths import Paths
+from tests.support.paths import Paths, mounted
 
 Mount = Callable[..., AbstractAsyncContextManager[Paths]]
 
@@ -34,22 +31,7 @@ def server() -> DoubleServer:
 def mount(server: DoubleServer, tmp_path: Path) -> Mount:
     """Open a file system on the server; the same `cache` name again is a restart."""
 
-    @asynccontextmanager
-    async def mounted(
-        cache: str = "cache", *, drain_s: float = 5.0, **settings: Any
-    ) -> AsyncIterator[Paths]:
-        directory = tmp_path / cache
-        directory.mkdir(exist_ok=True)
-        config = load(**{"uid": 1000, "gid": 1000, "freshness_s": 3600.0, **settings})
-        remote = server.remote()
-        hello = await remote.catalog.hello() if server.online else None
-        async with FileSystem.open(config, remote, directory, hello) as fs, trio.open_nursery() as nursery:
-            await nursery.start(fs.run)
-            if server.online and server.trigger_installed:
-                with trio.fail_after(5):
-                    await fs.feed.wait_caught_up()
-            yield Paths(fs)
-            await fs.drain(drain_s)
-            nursery.cancel_scope.cancel()
+    def open_on(cache: str = "cache", **settings: Any) -> AbstractAsyncContextManager[Paths]:
+        return mounted(server, tmp_path / cache, **settings)
 
-    return mounted
+    return open_on

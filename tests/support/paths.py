@@ -8,11 +8,15 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
 import trio
 
+from exaifs.config import load
 from exaifs.fs.filesystem import FileSystem
 from exaifs.model import ROOT_INO, AttributeChange, Attributes, Caller, Handle, Ino
+from tests.support.double import DoubleServer
 
 CALLER = Caller(uid=1000, gid=1000, pid=1, umask=0o022)
 
@@ -157,3 +161,22 @@ async def follow(paths: Paths) -> None:
     with trio.fail_after(5):
         while await paths.fs.feed.poll():
             pass
+
+
+@asynccontextmanager
+async def mounted(
+    server: DoubleServer, directory: Path, *, drain_s: float = 5.0, **settings: Any
+) -> AsyncIterator[Paths]:
+    """Open a file system on a server; the same directory again is a restart."""
+    await trio.Path(directory).mkdir(exist_ok=True)
+    config = load(**{"uid": 1000, "gid": 1000, "freshness_s": 3600.0, **settings})
+    remote = server.remote()
+    hello = await remote.catalog.hello() if server.online else None
+    async with FileSystem.open(config, remote, directory, hello) as fs, trio.open_nursery() as nursery:
+        await nursery.start(fs.run)
+        if server.online and server.trigger_installed:
+            with trio.fail_after(5):
+                await fs.feed.wait_caught_up()
+        yield Paths(fs)
+        await fs.drain(drain_s)
+        nursery.cancel_scope.cancel()

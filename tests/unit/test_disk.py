@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from exaifs.cache.database import open_database
-from exaifs.cache.disk import DiskHealth, DiskTier
+from exaifs.cache.disk import DiskTier
+from exaifs.cache.health import DiskHealth
 from exaifs.cache.localfile import LocalFile, Threads
 
 pytestmark = pytest.mark.anyio
