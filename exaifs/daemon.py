@@ -26,6 +26,7 @@ from exaifs.fs.filesystem import FileSystem
 from exaifs.fs.provider_ids import OpenProviderIds
 from exaifs.fuse.operations import Operations
 from exaifs.fuse.session import Session, mounted
+from exaifs.limits import memory_limit_bytes, memory_tier_bytes, raise_descriptor_limit
 from exaifs.providers.service import ProviderService
 from exaifs.providers.settings import load_providers
 from exaifs.providers.source import CachedContents
@@ -115,6 +116,8 @@ async def run(
         RemoteError: the server refused, or cannot be reached and nothing is known locally.
     """
     config.require_remote()
+    raise_descriptor_limit()
+    config = _within_memory(config)
     await trio.to_thread.run_sync(
         partial(mountpoints.check, mountpoint, nonempty=nonempty, allow_other=config.allow_other)
     )
@@ -135,6 +138,21 @@ async def run(
         if problem is not None:
             _accept_offline(config, problem, known=fs.is_known())
         return await _serve(config, fs, path, online=hello is not None, ready=ready)
+
+
+def _within_memory(config: Config) -> Config:
+    """Take no more for the memory tier than this process's control groups leave room for."""
+    limit_bytes = memory_limit_bytes()
+    allowed_bytes = memory_tier_bytes(config.memory_cache_bytes, limit_bytes)
+    if allowed_bytes == config.memory_cache_bytes:
+        return config
+    _log.info(
+        "the memory cache is smaller than MAX_MEMORY_CACHE_SIZE: this process may take little memory",
+        size_bytes=allowed_bytes,
+        configured_bytes=config.memory_cache_bytes,
+        process_limit_bytes=limit_bytes,
+    )
+    return config.model_copy(update={"memory_cache_bytes": allowed_bytes})
 
 
 def _providers(config: Config) -> OpenProviderIds | None:

@@ -18,6 +18,7 @@
     ├── ReadOnly                     EROFS
     ├── FileTooLarge                 EFBIG
     ├── NoSpace                      ENOSPC   the local cache disk is full
+    ├── TooManyOpen                  ENFILE   the daemon has as many files open as it may
     ├── NoAttribute                  ENODATA
     ├── AttributeTooLarge            E2BIG
     ├── TryAgain                     EAGAIN   not now: there is unsent data
@@ -141,6 +142,12 @@ class NoSpace(ExaifsError):
     """The local disk has no room for the staged bytes."""
 
     errno = errno.ENOSPC
+
+
+class TooManyOpen(ExaifsError):
+    """The daemon has no descriptor left for another file."""
+
+    errno = errno.ENFILE
 
 
 class NoAttribute(ExaifsError):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,37 +25,13 @@ from exaifs.cache.localfile import LocalFile, copy_contents, sha256_of_bytes, un
 from exaifs.cache.shelf import CacheLimits, Shelf, hash_problem, local_error
 from exaifs.cache.small import SmallContents
 from exaifs.cache.source import Downloads, Source
+from exaifs.cache.statistics import CacheStatistics
 from exaifs.errors import ExaifsError, IntegrityError, NoSpace
 from exaifs.model import ObjectRef
 
 __all__ = ["CacheLimits", "CacheStatistics", "ContentStore", "ReconcileReport", "SweepReport"]
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class CacheStatistics:
-    """What the tiers hold now, and what they did since the store was opened."""
-
-    memory_bytes: int
-    memory_items: int
-    """Blocks."""
-    disk_bytes: int
-    """Complete contents and the parts of unfinished ones."""
-    disk_items: int
-    """Complete contents."""
-    memory_hits: int
-    """Reads answered from memory."""
-    disk_hits: int
-    """Reads answered from disk, complete or not."""
-    remote_reads: int
-    """Reads that waited for Supabase."""
-    requests: int
-    bytes_fetched: int
-    evictions: int
-    """Blocks from memory and contents from disk."""
-    disk_disabled: str | None
-    """What failed on the local disk; None while it works."""
 
 
 class ContentStore:
@@ -305,8 +280,10 @@ class ContentStore:
         """Return what the tiers hold and did."""
         shelf = self._shelf
         return CacheStatistics(
+            memory_limit_bytes=shelf.limits.memory_bytes,
             memory_bytes=shelf.memory.total_bytes,
             memory_items=shelf.memory.items,
+            disk_limit_bytes=shelf.limits.disk_bytes,
             disk_bytes=shelf.disk.total_bytes + shelf.partial_bytes,
             disk_items=shelf.disk.items,
             memory_hits=self._memory_hits,

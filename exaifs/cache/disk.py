@@ -31,11 +31,14 @@ import structlog
 from exaifs.cache.blocks import SMALL_BYTES
 from exaifs.cache.health import DiskHealth
 from exaifs.cache.localfile import LocalFile, Threads, read_at, sha256_of_file, unlink_quietly
+from exaifs.limits import descriptor_limit
 
 _log = structlog.get_logger(__name__)
 
 _OPEN_FILES = 128
-"""Descriptors kept open; a process may usually have 1,024."""
+"""Descriptors kept open at most, and no more than one in `_SHARE` of those that the process may have."""
+
+_SHARE = 8
 
 _USES_BEFORE_WRITE = 256
 """How many contents are used before their times are written, in one transaction."""
@@ -60,6 +63,7 @@ class DiskTier:
         self.names = anyio.Lock()
         self._database = database
         self._health = health
+        self._open_files = min(_OPEN_FILES, descriptor_limit() // _SHARE)
         self._files: OrderedDict[str, LocalFile] = OrderedDict()
         self._opening: dict[str, anyio.Event] = {}
         self._verified: set[str] = set()  # checked against their name by this process
@@ -285,7 +289,7 @@ class DiskTier:
 
     def _remember_open(self, sha256: str, file: LocalFile) -> None:
         self._files[sha256] = file
-        self._retire(len(self._files) - _OPEN_FILES)
+        self._retire(len(self._files) - self._open_files)
 
     def _retire(self, number: int) -> None:
         for _ in range(number):

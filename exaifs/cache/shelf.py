@@ -30,6 +30,7 @@ from exaifs.cache.memory import MemoryTier
 from exaifs.cache.pins import Pins
 from exaifs.cache.spool import DiskSpool, MemorySpool, Spool
 from exaifs.errors import ExaifsError, IntegrityError, NoSpace
+from exaifs.limits import descriptor_limit
 from exaifs.model import ObjectRef
 
 _log = structlog.get_logger(__name__)
@@ -40,6 +41,9 @@ MIB = 1024 * 1024
 
 _IDLE_PARTIALS = 32
 """Unfinished contents kept though nobody reads them; each has a descriptor open."""
+
+_SHARE = 16
+"""No more of them than one in so many descriptors that the process may have."""
 
 _REMEMBERED_HASHES = 50_000
 
@@ -166,6 +170,7 @@ class Shelf:
         self.pins = Pins()
         self._partials = partials
         self.evictions = 0
+        self._idle_limit = min(_IDLE_PARTIALS, descriptor_limit() // _SHARE)
         self._removals = 0
         self._removed = anyio.Event()
         self._refused: dict[tuple[str, str | None], str] = {}
@@ -263,7 +268,7 @@ class Shelf:
         """Tell whether the disk tier takes more than it may, or too many descriptors."""
         return (
             self.disk.total_bytes + self.partial_bytes > self.limits.disk_bytes
-            or sum(1 for _ in self._idle()) > _IDLE_PARTIALS
+            or sum(1 for _ in self._idle()) > self._idle_limit
         )
 
     async def make_room(self) -> None:

@@ -23,11 +23,16 @@ import trio
 
 from exaifs.cache.journal import sync_directory
 from exaifs.cache.localfile import copy_contents
-from exaifs.errors import ExaifsError, FileTooLarge, IntegrityError, NoSpace
+from exaifs.errors import ExaifsError, FileTooLarge, IntegrityError, NoSpace, TooManyOpen
+from exaifs.limits import descriptor_limit
 
 MEMORY_SUFFIX = ".upload"
 
 _HASH_CHUNK_BYTES = 1024 * 1024
+
+
+_SPARE_DESCRIPTORS = 32
+"""Left for requests, uploads and the journal when programs write to very many files at once."""
 
 
 class DamagedBytes(IntegrityError):
@@ -39,6 +44,8 @@ def _translate(exc: OSError) -> ExaifsError:
         return NoSpace("the cache disk is full: free space or set FILE_CACHE_DIR to another disk")
     if exc.errno == errno.EFBIG:
         return FileTooLarge("no file of the cache disk can be that large")
+    if exc.errno in (errno.EMFILE, errno.ENFILE):
+        return TooManyOpen("too many files are being written at once: raise the limit (ulimit -Hn)")
     return ExaifsError(f"the cache disk failed: {exc}")
 
 
@@ -88,13 +95,19 @@ class Staged:
 
         Raises:
             NoSpace: the disk is full.
+            TooManyOpen: so many are open already that the rest of the daemon needs what is left.
         """
         path = directory / f"{secrets.token_hex(16)}.data"
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError as exc:
             raise _translate(exc) from exc
-        return cls(path, fd)
+        staged = cls(path, fd)
+        # The kernel gives the lowest number that is free.
+        if fd >= descriptor_limit() - _SPARE_DESCRIPTORS:
+            staged.close()
+            raise _translate(OSError(errno.EMFILE, "few descriptors are left"))
+        return staged
 
     @classmethod
     def reopen(cls, path: Path) -> Staged:

@@ -70,6 +70,7 @@ class FeedStatus:
 class TierStatus:
     """One tier of the cache; see `Status`."""
 
+    limit_bytes: int
     size_bytes: int
     items: int
     hits: int
@@ -132,6 +133,7 @@ class Status:
     - `index`: entries known, directories loaded, those to be listed once more, size of the database file.
     - `cache`: reads answered by `memory`, then `disk`, then `remote`. A tier's `hit_rate` is its share of
       the reads that came to it, `cache.hit_rate` that of both tiers of all reads, `remote.share` the rest.
+      `limit_bytes`: the most a tier may hold; of `memory` perhaps less than configured (control groups).
       `evictions` from both tiers. `disk_disabled`: what failed on the local disk.
     - `queue`: files with bytes or attributes that are not in Supabase yet: `dirty_open` while a program has
       them open, `waiting` afterwards, with `waiting_bytes` in both; `failed`: those of both whose last
@@ -282,12 +284,14 @@ def _cache(counted: CacheStatistics) -> CacheStatus:
     reads = counted.memory_hits + below_memory
     return CacheStatus(
         memory=TierStatus(
+            counted.memory_limit_bytes,
             counted.memory_bytes,
             counted.memory_items,
             counted.memory_hits,
             _share(counted.memory_hits, reads),
         ),
         disk=TierStatus(
+            counted.disk_limit_bytes,
             counted.disk_bytes,
             counted.disk_items,
             counted.disk_hits,

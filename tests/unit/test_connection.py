@@ -47,7 +47,7 @@ def test_a_transaction_that_fills_the_disk(disk: SmallDisk) -> None:
         put(database, f"name {number}")
     database.executemany("DELETE FROM meta WHERE name = ?", [("name 1",), ("name 2",)])
     database.execute("COMMIT")
-    assert database.trouble is not None
+    assert "full" in str(database.trouble)
     assert names(database) == 299
     assert database.total_changes >= changes + 302
     with pytest.raises(OSError, match="no room"):
