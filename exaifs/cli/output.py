@@ -34,6 +34,12 @@ def complain(message: str) -> None:
     console(sys.stderr).print(f"exaifs: {' '.join(message.split())}", style="red")
 
 
+def printable(text: str) -> str:
+    """Return one line that any terminal shows: names may hold line breaks, or bytes that are no text."""
+    shown = "".join(character if character.isprintable() else " " for character in text)
+    return shown.encode("utf-8", "replace").decode("utf-8")
+
+
 def say_json(value: Any, redact: Callable[[str], str] = str, *, ascii_only: bool = False) -> None:
     """Print a value for programs; `redact` sees the whole text."""
     sys.stdout.write(redact(json.dumps(value, indent=2, ensure_ascii=ascii_only)) + "\n")

@@ -10,7 +10,7 @@ import click
 from rich.table import Table
 
 from exaifs.cli.command import Session, command as define, log_level, mountpoint, pass_session
-from exaifs.cli.output import console, say_json
+from exaifs.cli.output import console, printable, say_json
 from exaifs.config import MIB
 from exaifs.ops.status import is_well, read_status
 
@@ -57,21 +57,15 @@ def _show(shown: list[Line]) -> None:
     out = console()
     if not out.is_terminal:
         for label, text, _style in shown:
-            out.print(f"{label:<{_LABEL_WIDTH}}{_printable(text)}")
+            out.print(f"{label:<{_LABEL_WIDTH}}{printable(text)}")
         return
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for label, text, style in shown:
-        table.add_row(label, _printable(text), style=style)
+        table.add_row(label, printable(text), style=style)
     # Within the terminal's width, unlike other lines, which may be long.
     out.print(table, soft_wrap=False)
-
-
-def _printable(text: str) -> str:
-    """Return one line that any terminal shows: names may hold line breaks, or bytes that are no text."""
-    shown = "".join(character if character.isprintable() else " " for character in text)
-    return shown.encode("utf-8", "replace").decode("utf-8")
 
 
 def lines(status: dict[str, Any]) -> Iterator[Line]:
@@ -82,6 +76,9 @@ def lines(status: dict[str, Any]) -> Iterator[Line]:
     yield "server", _server(status["server"]), None
     yield "feed", _feed(status["feed"]), None
     yield "unsent", _queue(status["queue"]), "bold red" if status["queue"]["failed"] else None
+    waiting = status.get("conflicts", {}).get("waiting", 0)  # an older daemon does not say
+    if waiting:
+        yield "conflicts", f"{waiting:,} waiting for a decision, see `exaifs conflicts`", "yellow"
     yield "names", _index(status["index"]), None
     cache = status["cache"]
     for name in ("memory", "disk"):

@@ -138,8 +138,18 @@ class FileSystem:
         owners = frozenset({uid, os.getuid()})
         outside = OutsideAttributes(core, providers, owners=owners, url_lifetime_s=config.url_lifetime_s)
         self.xattrs = Xattrs(core, self.namespace, outside, writes.keeper)
-        self._reporter = Reporter(
-            config, mountpoint, core=core, feed=self.feed, survey=self.survey, counters=self._counters
+        self._reporter = self._new_reporter(config, mountpoint, cache_directory)
+
+    def _new_reporter(self, config: Config, mountpoint: Path | None, cache_directory: Path) -> Reporter:
+        return Reporter(
+            config,
+            mountpoint,
+            cache_directory,
+            core=self.core,
+            feed=self.feed,
+            survey=self.survey,
+            counters=self._counters,
+            conflicts=self.writes.conflicts,
         )
         self._janitor = _janitor(core, config)
 

@@ -16,6 +16,7 @@ from exaifs import __version__
 from exaifs.cache.contents import CacheStatistics
 from exaifs.cache.survey import IndexSize, OddNames, Survey
 from exaifs.config import Config
+from exaifs.fs.conflicts import Conflicts
 from exaifs.fs.core import Core
 from exaifs.fs.counters import AccessCounters
 from exaifs.fs.feed import Feed
@@ -43,6 +44,7 @@ class MountFacts:
     read_only: bool
     freshness_s: float
     consistency: str
+    cache_directory: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,14 @@ class QueueStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class ConflictsStatus:
+    """Bytes that lost to another host's; see `Status`."""
+
+    waiting: int
+    seen: int
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """A mount at one moment.
 
@@ -126,7 +136,8 @@ class Status:
       up to date; `degraded`: it works, but `reason` says what does not; `offline`: Supabase does not answer
       since `server.offline_since_unix_s`, what is known is served.
     - `mount`: `server_url` without secrets; `freshness_s`: pace of the feed, and how old a listing gets
-      without it; `consistency`: `feed`, or `open` when every open asks for the current version.
+      without it; `consistency`: `feed`, or `open` when every open asks for the current version;
+      `cache_directory`: of this bucket, where what is unsent and what lost a conflict is kept.
     - `server`: when it last answered a question about names or took a file; `problem`: its last error.
     - `feed`: `live`: loaded directories are kept true by it; `lag_s`: since the log was last read to its
       end; `changes_seen`: since the start; `problem`: why it is not followed (schema, bucket, network).
@@ -140,6 +151,8 @@ class Status:
       attempt failed, with `last_error` of the newest of them; `oldest_unsent_unix_s`: since when the oldest
       of all is unsent. `changes_waiting`: changes of names and attributes to be carried out. `.exaifs/sync`
       lists all of it.
+    - `conflicts`: `waiting` for somebody's decision (`exaifs conflicts`), whenever they happened; `seen`
+      since the start, also those of which no bytes had to be kept.
     - `odd_keys`: by kind `count` and the first 20 `names`, as far as directories are loaded. Not shown,
       named by key: `empty_segment` (`//`, or a slash at either end), `dot_segment` (`.` or `..`),
       `reserved_name` (`.exaifs` at the top is this directory), `long_name` (over 255 bytes); below one
@@ -159,6 +172,7 @@ class Status:
     index: IndexSize
     cache: CacheStatus
     queue: QueueStatus
+    conflicts: ConflictsStatus
     odd_keys: dict[str, OddNames]
     access_counters_waiting: int
 
@@ -177,28 +191,34 @@ class Reporter:
     Args:
         config: settings; no secret is taken from it.
         mountpoint: where it is mounted, if it is.
+        cache_directory: of the bucket.
         core: contact, inodes, contents.
         feed: the change feed.
         survey: of the index.
         counters: reads to be counted.
+        conflicts: bytes that were kept aside.
     """
 
     def __init__(
         self,
         config: Config,
         mountpoint: Path | None,
+        cache_directory: Path,
         *,
         core: Core,
         feed: Feed,
         survey: Survey,
         counters: AccessCounters,
+        conflicts: Conflicts,
     ) -> None:
         self._config = config
         self._mountpoint = mountpoint
+        self._cache_directory = cache_directory
         self._core = core
         self._feed = feed
         self._survey = survey
         self._counters = counters
+        self._conflicts = conflicts
         self._started_ns = time.time_ns()
 
     def snapshot(self) -> Status:
@@ -222,6 +242,7 @@ class Reporter:
                 len(self._core.changes.outbox.operations),
                 now_ns,
             ),
+            conflicts=ConflictsStatus(self._conflicts.waiting(), self._conflicts.seen),
             odd_keys={str(kind): names for kind, names in self._survey.odd_names(_SAMPLE).items()},
             access_counters_waiting=self._counters.waiting,
         )
@@ -256,6 +277,7 @@ class Reporter:
             read_only=config.read_only,
             freshness_s=config.freshness_s,
             consistency=config.consistency,
+            cache_directory=os.fspath(self._cache_directory.absolute()),
         )
 
     def _server(self, now_ns: int) -> ServerStatus:

@@ -28,6 +28,7 @@ SNAPSHOT: dict[str, Any] = {
         "read_only": False,
         "freshness_s": 1.0,
         "consistency": "feed",
+        "cache_directory": "/var/cache/exaifs/p",
     },
     "server": {
         "last_answer_unix_s": 1_800_000_000.0,
@@ -61,6 +62,7 @@ SNAPSHOT: dict[str, Any] = {
         "oldest_unsent_age_s": None,
         "last_error": None,
     },
+    "conflicts": {"waiting": 0, "seen": 2},
     "odd_keys": {"empty_segment": {"count": 0, "names": []}, "same_name": {"count": 0, "names": []}},
     "access_counters_waiting": 0,
 }
@@ -95,6 +97,16 @@ def test_a_mount_that_is_well() -> None:
     assert found["memory"] == "3.0 MiB, 4 items, 3 hits, 75% of what was asked of it"
     assert found["remote"] == "25% of reads, 2 requests, 3.0 MiB fetched"
     assert found["odd keys"] == "none"
+    assert "conflicts" not in found
+
+
+def test_conflicts_that_wait_are_shown() -> None:
+    """Their number, and the command; a daemon that knows nothing of them says nothing."""
+    text = shown(changed(conflicts={"waiting": 2}))["conflicts"]
+    assert text == "2 waiting for a decision, see `exaifs conflicts`"
+    older = copy.deepcopy(SNAPSHOT)
+    del older["conflicts"]
+    assert "conflicts" not in shown(older)
 
 
 def test_trouble_is_named() -> None:
