@@ -6,11 +6,14 @@ renamed into place, so one that exists is whole and its bytes are on the disk.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import secrets
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -108,6 +111,24 @@ def describe(
 def data_of(directory: Path, conflict: Conflict) -> Path:
     """Return the file with a conflict's bytes."""
     return directory / f"{conflict.id}.data"
+
+
+@contextmanager
+def one_at_a_time(directory: Path) -> Iterator[None]:
+    """Wait for other commands that change what is kept; the daemon, which only adds, needs no turn.
+
+    Args:
+        directory: exists.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def list_conflicts(directory: Path) -> list[Conflict]:

@@ -25,6 +25,7 @@ COMMANDS: Final = {
     "umount": "Unmount a directory, also one left behind by a crash.",
     "sync": "Wait until everything that was written is in Supabase.",
     "status": "Show how a mount is: state, cache, what waits to be sent.",
+    "conflicts": "List, compare, restore and discard bytes that lost to another host's.",
     "dev": "Run a Supabase on this machine, for trying and testing.",
     "init": "Print or apply the database schema; create the buckets.",
     "provider": "File ids at LLM providers: list, id, check, forget, prune.",

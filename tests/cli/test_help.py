@@ -14,7 +14,19 @@ import pytest
 
 from tests.cli.support import clean_environment, exaifs
 
-COMMANDS = ("mount", "umount", "sync", "status", "dev", "init", "provider", "gc", "doctor", "version")
+COMMANDS = (
+    "mount",
+    "umount",
+    "sync",
+    "status",
+    "conflicts",
+    "dev",
+    "init",
+    "provider",
+    "gc",
+    "doctor",
+    "version",
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
