@@ -23,6 +23,9 @@ _MIN_FREE_BYTES = 16 << 20
 
 _SLUG_CHARACTERS = 60
 
+_NOWHERE = "nowhere: exaifs fsck repairs it"
+"""In the lock file instead of a mountpoint."""
+
 
 def directory_of(cache_dir: Path, identity: str) -> Path:
     """Return where the cache of one bucket lives: readable for people, distinct by its hash.
@@ -66,6 +69,38 @@ def locked_directory(cache_dir: Path, identity: str, mountpoint: Path) -> Iterat
         yield directory
     finally:
         # The file stays: removing it could unlock a daemon that opened it meanwhile.
+        os.close(descriptor)
+
+
+@contextmanager
+def checked_directory(directory: Path, lock_name: str, *, hold: bool) -> Iterator[str | None]:
+    """Find out whether somebody uses a cache directory, and keep everybody out where that is wanted.
+
+    Args:
+        directory: exists.
+        lock_name: of the file that its user holds.
+        hold: keep it locked in the block, if it is free; else it is only looked at, and may be taken since.
+
+    Yields:
+        None where nobody uses it; else where it is mounted, as far as that is known.
+
+    Raises:
+        OSError: the lock file cannot be opened.
+    """
+    descriptor = os.open(directory / lock_name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, (fcntl.LOCK_EX if hold else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield str(read_lock(directory / lock_name).get("mountpoint") or "?")
+            return
+        if hold:
+            os.truncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "mountpoint": _NOWHERE}).encode(), 0)
+        else:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        yield None
+    finally:
         os.close(descriptor)
 
 

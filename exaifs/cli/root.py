@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "sync": "Wait until everything that was written is in Supabase.",
     "status": "Show how a mount is: state, cache, what waits to be sent.",
     "conflicts": "List, compare, restore and discard bytes that lost to another host's.",
+    "fsck": "Compare bucket, rows, cache and journal; repair what loses nothing.",
     "dev": "Run a Supabase on this machine, for trying and testing.",
     "init": "Print or apply the database schema; create the buckets.",
     "provider": "File ids at LLM providers: list, id, check, forget, prune.",
@@ -38,7 +39,7 @@ ALIASES: Final = {"unmount": "umount"}
 EXIT_FAILED, EXIT_USAGE, EXIT_REMOTE, EXIT_MOUNT, EXIT_INTERRUPTED = 1, 2, 3, 4, 130
 EXIT_CODES: Final = (
     ("0", "it worked"),
-    ("1", "the operation failed, a check of the doctor did, or a mount is not well"),
+    ("1", "the operation failed, a check of the doctor did, a mount is not well, or fsck found problems"),
     ("2", "wrong usage, or a setting is missing or wrong"),
     ("3", "Supabase cannot be reached, or refuses the key"),
     ("4", "mount trouble: /dev/fuse, the mountpoint or the cache directory"),

@@ -20,6 +20,7 @@ COMMANDS = (
     "sync",
     "status",
     "conflicts",
+    "fsck",
     "dev",
     "init",
     "provider",
