@@ -139,6 +139,7 @@ class FileSystem:
         outside = OutsideAttributes(core, providers, owners=owners, url_lifetime_s=config.url_lifetime_s)
         self.xattrs = Xattrs(core, self.namespace, outside, writes.keeper)
         self._reporter = self._new_reporter(config, mountpoint, cache_directory)
+        self._janitor = _janitor(core, config)
 
     def _new_reporter(self, config: Config, mountpoint: Path | None, cache_directory: Path) -> Reporter:
         return Reporter(
@@ -151,7 +152,6 @@ class FileSystem:
             counters=self._counters,
             conflicts=self.writes.conflicts,
         )
-        self._janitor = _janitor(core, config)
 
     def _new_feed(self, core: Core, pace_s: float) -> Feed:
         on_gap, on_loss = self._note_gap, self._distrust
