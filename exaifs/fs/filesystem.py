@@ -50,6 +50,9 @@ _DAY_S = 86400.0
 
 _GAP_RETRY_S = 1.0
 
+_JANITOR_PACE = 20.0
+"""So much less often than the feed the janitor asks: an idle mount should be nearly silent."""
+
 _FOLLOWED_TIMEOUT_S = 3600.0
 """Names and attributes in the kernel while the feed invalidates them."""
 
@@ -281,4 +284,4 @@ def _janitor(core: Core, config: Config) -> Janitor | None:
     remote = core.remote
     if remote.housekeeping is None or config.read_only:
         return None
-    return Janitor(remote.objects, remote.housekeeping, core.contact, 3 * config.freshness_s)
+    return Janitor(remote.objects, remote.housekeeping, core.contact, _JANITOR_PACE * config.freshness_s)

@@ -20,7 +20,7 @@ from exaifs.remote.upkeep import Housekeeping
 _log = structlog.get_logger(__name__)
 
 PACE_S = 3.0
-"""Between two questions, on average; as seldom as the feed's if that is slower."""
+"""Between two questions, on average, if nobody says otherwise."""
 
 _BATCH = 100
 _LEASE_S = 180
@@ -56,7 +56,7 @@ class Janitor:
         self._objects = objects
         self._housekeeping = housekeeping
         self._contact = contact
-        self._pace_s = max(PACE_S, pace_s)
+        self._pace_s = pace_s
         self._chance = chance
         # Mutable state, changed between awaits only.
         self._trim_at = 0.0

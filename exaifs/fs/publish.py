@@ -10,14 +10,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 import structlog
 import trio
 
 from exaifs.cache.entries import own_write
-from exaifs.cache.merge import Difference, merge_changes, show_directory
+from exaifs.cache.merge import Difference, show_directory
 from exaifs.errors import (
     Busy,
     ExaifsError,
@@ -29,31 +28,16 @@ from exaifs.errors import (
 )
 from exaifs.fs.conflicts import Conflicts
 from exaifs.fs.contact import is_away
+from exaifs.fs.contest import Contest, WritePolicy
 from exaifs.fs.core import Core
 from exaifs.fs.inodes import Inode
 from exaifs.fs.keeping import Keeper
-from exaifs.fs.staging import DamagedBytes, Staged
+from exaifs.fs.staging import DamagedBytes
 from exaifs.fs.uploads import Draft, Uploader
 from exaifs.model import ObjectRecord
-from exaifs.names import path_of, split_key
-from exaifs.remote.interface import Change
+from exaifs.names import path_of
 
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class WritePolicy:
-    """What close(2) promises.
-
-    Attributes:
-        mode: `through`: the bytes are in Supabase; `back`: they are in the journal.
-        offline: while Supabase is away: `journal`, as `back`; or `refuse`.
-        conflict: when another host wrote meanwhile: `last-close` wins; or `refuse` ours.
-    """
-
-    mode: Literal["through", "back"] = "through"
-    offline: Literal["journal", "refuse"] = "journal"
-    conflict: Literal["last-close", "refuse"] = "last-close"
 
 
 class Publisher:
@@ -88,12 +72,12 @@ class Publisher:
         self._claims = core.claims
         self._outbox = core.changes.outbox
         self._keeper = keeper
-        self._conflicts = conflicts
         self._policy = policy
         self.size_limit_bytes = size_limit_bytes
         self._on_change = on_change
         self._on_work = on_work
         self._uploads = Uploader(core, self.check_size)
+        self._contest = Contest(core, keeper, conflicts, policy, on_change)
         self._sending: set[trio.CancelScope] = set()
 
     def check_size(self, inode: Inode, size_bytes: int) -> None:
@@ -175,34 +159,10 @@ class Publisher:
 
     async def _publish_over(self, inode: Inode) -> None:
         """Publish; what another host wrote since the file was opened loses, and is kept."""
-        found = await self._anothers(inode)
-        if found is not None and not await self._resolve(inode, found, ours_is_later=True):
+        found = await self._contest.find(inode)
+        if found is not None and not await self._contest.resolve(inode, found, ours_is_later=True):
             raise Stale("another host wrote this file since it was opened; see `exaifs conflicts`")
         await self.publish(inode)
-
-    async def _anothers(self, inode: Inode) -> ObjectRecord | None:
-        """Return what another host has put under an inode's key; asked only if there may be something."""
-        staged, key = inode.staged, inode.entry.key
-        assert staged is not None
-        there = self._index.file(inode.entry.parent, inode.entry.component)
-        replaced = there is not None and there.ino != inode.ino and not there.pending
-        # What was kept may have waited long; of a name that was made here answers change nothing.
-        waited = staged.ever_kept or staged.predecessor is not None
-        if not (replaced or waited or self._index.take_contested(key)):
-            return None
-        record = (await self._remote.catalog.stat([key])).get(key)
-        return record if record is not None and await self._is_foreign(inode, staged, record) else None
-
-    async def _resolve(self, inode: Inode, record: ObjectRecord, *, ours_is_later: bool) -> bool:
-        """Decide a conflict; what loses is kept aside. Returns whether ours is to be sent."""
-        staged = inode.staged
-        assert staged is not None
-        if ours_is_later and self._policy.conflict != "refuse":
-            await self._conflicts.keep_theirs(record, "replaced by a later close on this host", staged)
-            return True
-        why = "EXAIFS_CONFLICT=refuse" if ours_is_later else "another host closed the file later"
-        await self._set_aside(inode, staged, f"{why}; its file stands", record)
-        return False
 
     async def publish(self, inode: Inode, there: ObjectRecord | None = None) -> None:
         """Bring an inode's staged bytes into the bucket and its row; nothing to do when clean.
@@ -227,7 +187,9 @@ class Publisher:
                     raise Busy("an earlier change of its name waits to be carried out")
                 self._take_on(inode, draft, await self._send(inode, draft, there))
         except DamagedBytes:
-            await self._set_aside(inode, staged, "the bytes were damaged on the disk before they were sent")
+            await self._contest.set_aside(
+                inode, staged, "the bytes were damaged on the disk before they were sent"
+            )
             raise
         except ExaifsError as exc:
             inode.failure = str(exc)
@@ -354,58 +316,15 @@ class Publisher:
                 key = inode.entry.key
                 record = (await self._remote.catalog.stat([key])).get(key)
                 self._contact.succeeded()
-                if record is not None and await self._is_foreign(inode, staged, record):
+                if record is not None and await self._contest.is_foreign(inode, staged, record):
                     known = self._index.is_newer(key, view)
                     ours_is_later = staged.acknowledged and record.updated_ns <= staged.closed_ns
                     if inode.opens and not (ours_is_later and self._policy.conflict != "refuse"):
                         staged.due_at = math.inf  # the last close is still to come, and decides
                         return
-                    if not await self._resolve(inode, record, ours_is_later=ours_is_later):
-                        self._show_theirs(record, known=known)
+                    if not await self._contest.resolve(inode, record, ours_is_later=ours_is_later):
+                        self._contest.show_theirs(record, known=known)
                         await self._outbox.sync()
                         return
         await self.publish(inode, record)
         await self.settle(inode)
-
-    async def _is_foreign(self, inode: Inode, staged: Staged, record: ObjectRecord) -> bool:
-        """Tell whether what is in the bucket is neither what ours replaces, nor ours already."""
-        base = None if inode.entry.pending else inode.entry
-        if base is not None and base.same_content(record):
-            return False
-        if record.write_id in staged.write_ids:
-            return False  # an upload of ours whose answer was lost
-        sha256 = record.sha256
-        if sha256 is None and record.size_bytes == staged.size_bytes:
-            # On a server that drops metadata this may be our own upload, cut off before its commit; or it
-            # is another client's. Only the bytes tell.
-            await self._contents.materialize(record.ref)
-            sha256 = self._contents.sha256_of(record.ref)
-        return sha256 != await staged.sha256()
-
-    async def _set_aside(
-        self, inode: Inode, staged: Staged, reason: str, record: ObjectRecord | None = None
-    ) -> None:
-        """Keep our bytes as those of a conflict; the name stands for what is in the bucket.
-
-        Nothing is awaited after the name was given up: the caller shows what it stands for now.
-        """
-        await self._conflicts.keep_ours(staged, inode.entry.key, reason, record)
-        self._keeper.forget(staged)
-        inode.staged = None
-        inode.failure = None
-        if inode.entry.pending:
-            inode.unlinked = True
-            self._index.remove(inode.entry)
-        # The kernel must look the name up again, or it would go on with this inode.
-        self._on_change(Difference(removed=[inode.entry]))
-
-    def _show_theirs(self, record: ObjectRecord, *, known: bool) -> None:
-        skipped = {record.key}
-        if not known:
-            with self._index.view() as view:
-                change = Change(record.key, record)
-                difference, skipped = merge_changes(self._index, [change], view=view, at_ns=time.time_ns())
-            self._on_change(difference)
-        if skipped:
-            # A listing on its way left the name alone while it was ours: it must not be the last word.
-            self._index.expire(split_key(record.key)[0])

@@ -15,11 +15,12 @@ from exaifs.cache.merge import Difference
 from exaifs.config import Config
 from exaifs.fs.adoption import Adoption
 from exaifs.fs.conflicts import Conflicts
+from exaifs.fs.contest import WritePolicy
 from exaifs.fs.core import Core
 from exaifs.fs.directories import Directories
 from exaifs.fs.inodes import Inode
 from exaifs.fs.keeping import Keeper
-from exaifs.fs.publish import Publisher, WritePolicy
+from exaifs.fs.publish import Publisher
 from exaifs.fs.replay import Replayer
 from exaifs.fs.sender import Sender
 from exaifs.fs.waiting import WaitingList

@@ -17,8 +17,9 @@ from tests.support.mounts import MountedDaemon
 pytestmark = [pytest.mark.mount, pytest.mark.embedded]
 
 FILES = 1000
-FEED = ("exaifs_changes", "exaifs_hello", "exaifs_stat")
-"""What the feed asks; the last for keys that changed while a listing was on its way."""
+FEED = ("exaifs_changes", "exaifs_hello", "exaifs_stat", "exaifs_take_deletions")
+"""What the feed asks, `stat` for keys that changed while a listing was on its way; and, far less often, the
+janitor."""
 
 
 @pytest.fixture

@@ -70,7 +70,7 @@ def test_it_is_not_listed(mount: MountedDaemon) -> None:
     for _kernel_knows_it in range(2):
         assert mount.sh("ls -A") == ".dotfile\nd\n"
         assert ".exaifs" not in mount.sh("ls -la; find .; du -a .; echo * .*; tar c . | tar t")
-        assert mount.sh("ls -A .exaifs; ls -la .exaifs >/dev/null") == "status.json\n"
+        assert mount.sh("ls -A .exaifs; ls -la .exaifs >/dev/null") == "status.json\nsync\n"
     mount.sh(f"rm -rf {mount.path}/* {mount.path}/.dotfile")
     assert mount.sh("ls -A") == ""
     assert status_of(mount)["format"] == 1
