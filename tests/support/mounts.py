@@ -74,6 +74,7 @@ class MountedDaemon:
         environment: added to a minimal one; nothing of ours is inherited.
         log_path: receives standard output and error of all runs.
         secrets: must never appear in the log.
+        wrapper: a command that runs the one after it, such as strace; it must pass signals on.
     """
 
     def __init__(
@@ -84,12 +85,13 @@ class MountedDaemon:
         environment: Mapping[str, str],
         log_path: Path,
         secrets: Sequence[str] = (),
+        wrapper: Sequence[str] = (),
     ) -> None:
         self.path = path
         self.expected: set[str] = set()
         """Log events of warning level and above that this test provokes."""
         self.log_path = log_path
-        self._argv = [sys.executable, *argv]
+        self._argv = [*wrapper, sys.executable, *argv]
         self._environment = {
             "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
             "HOME": os.environ.get("HOME", "/"),
@@ -111,7 +113,7 @@ class MountedDaemon:
             if self._process is not None:
                 self.stop()
         finally:
-            self._clean_up()
+            self.clean_up()
         if kind is None:
             self.check_log()
 
@@ -125,6 +127,14 @@ class MountedDaemon:
         """Start the daemon and wait until it is mounted and has said so."""
         already = self.events().count("mounted")
         self.launch()
+        self.wait_started(already)
+
+    def wait_started(self, already: int = 0) -> None:
+        """Wait until a launched daemon has mounted and has said so.
+
+        Args:
+            already: how often the log says so of earlier runs.
+        """
         try:
             wait_until(
                 lambda: self._exited() or self.events().count("mounted") > already,
@@ -258,7 +268,8 @@ class MountedDaemon:
             if event not in self.expected and (record.get("level") in _ALARMING or "exception" in record):
                 raise MountError(f"the daemon logged: {json.dumps(record, indent=1)}")
 
-    def _clean_up(self) -> None:
+    def clean_up(self) -> None:
+        """Leave no daemon and no mount, whatever happened."""
         self.kill9()
         while self.mount is not None:
             mountpoints.detach(self.path, lazy=True)

@@ -1,0 +1,227 @@
+"""One machine of a campaign: a daemon that is killed and started again on the same cache directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import exaifs.config
+from tests.campaigns.actions import Action
+from tests.campaigns.looking import mounted_tree
+from tests.campaigns.workload import DEAD, Plan, is_unknown
+from tests.campaigns.worlds import ImpossibleError, Node, Worlds
+from tests.support.mounts import REPOSITORY, MountedDaemon, within
+
+JOURNALS = "write_mode" in exaifs.config.Config.model_fields
+"""Whether this exaifs has a write journal; without it, a close that cannot be sent says EIO."""
+
+QUICK = {
+    "EXAIFS_REQUEST_TIMEOUT_S": "0.8",
+    "EXAIFS_FRESHNESS_S": "0.3",
+    "EXAIFS_LOG_FORMAT": "json",
+    "EXAIFS_LOG_LEVEL": "info",
+}
+"""Settings with which a campaign wastes no time."""
+
+_UNSENT = {"adopted a file that was not sent"}
+"""What a daemon says at its start that found work of an earlier run."""
+
+
+class Host:
+    """Use it as a context manager: daemon and mount are gone afterwards.
+
+    Args:
+        place: a directory of its own; gets the cache directory, the mountpoint and the logs.
+        environment: names server, bucket and key, and overrides settings.
+    """
+
+    def __init__(self, place: Path, environment: Mapping[str, str]) -> None:
+        self.place = place
+        self.cache = place / "cache"
+        self.path = place / "mnt"
+        self.environment = {**QUICK, **environment, "FILE_CACHE_DIR": str(self.cache)}
+        self.runs = 0
+        self._daemon: MountedDaemon | None = None
+        place.mkdir(exist_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._daemon is not None:
+            self._daemon.clean_up()
+
+    @property
+    def daemon(self) -> MountedDaemon:
+        """The newest run."""
+        assert self._daemon is not None
+        return self._daemon
+
+    def launch(self, *, wrapper: tuple[str, ...] = ()) -> None:
+        """Start a run without waiting for the mount."""
+        self.runs += 1
+        self._daemon = MountedDaemon(
+            ["-m", "exaifs", "mount", str(self.path)],
+            self.path,
+            environment=self.environment,
+            log_path=self.place / f"log-{self.runs}",
+            secrets=[self.environment["SUPABASE_SERVICE_ROLE_KEY"]],
+            wrapper=wrapper,
+        )
+        self._daemon.launch()
+
+    def start(self, *, wrapper: tuple[str, ...] = ()) -> None:
+        """Start a run and wait until it is mounted."""
+        self.launch(wrapper=wrapper)
+        self.daemon.wait_started()
+
+    def kill(self) -> None:
+        """Crash the daemon."""
+        self.daemon.kill9()
+
+    def status(self) -> dict[str, Any]:
+        """Return what the daemon says about itself."""
+        value = json.loads(within(30, (self.path / ".exaifs/status.json").read_text))
+        assert isinstance(value, dict)
+        return value
+
+    def unsent(self) -> int:
+        """Return how many files and changes only this host has."""
+        queue = self.status()["queue"]
+        return sum(int(queue.get(name) or 0) for name in ("dirty_open", "waiting", "changes_waiting"))
+
+    def wait_sent(self, deadline_s: float = 60.0) -> None:
+        """Wait until nothing is left to send, and the change feed has told everything."""
+        end = time.monotonic() + deadline_s
+        while True:
+            status = self.status()
+            if self.unsent() == 0 and status["state"] == "online":
+                return
+            if time.monotonic() > end:
+                shown = json.dumps({name: status[name] for name in ("state", "reason", "queue", "server")})
+                raise TimeoutError(f"not sent within {deadline_s} s: {shown}\n{self.tail()}")
+            time.sleep(0.05)
+
+    def tree(self, *, content: bool = True) -> dict[str, Node]:
+        """Return what the mount shows."""
+        return within(60, lambda: mounted_tree(self.path, content=content))
+
+    def tail(self, lines: int = 60) -> str:
+        """Return the end of the newest log."""
+        return "\n".join(self.daemon.log().splitlines()[-lines:])
+
+    def traces(self) -> list[str]:
+        """Return the log lines of all runs that show a bug: tracebacks, and what is no record."""
+        found = []
+        for path in sorted(self.place.glob("log-*")):
+            for line in path.read_text(errors="replace").splitlines():
+                try:
+                    record = json.loads(line)
+                    bug = "exception" in record or record.get("level") == "critical"
+                except ValueError:
+                    bug = True
+                if bug:
+                    found.append(f"{path.name}: {line}")
+        return found
+
+    def left_behind(self) -> int:
+        """Return how many pieces of unsent work are in the cache directory of a daemon that is not running."""
+        return sum(1 for _path in self.cache.glob("*/staging/*.json")) + sum(
+            path.stat().st_size > 0 for path in self.cache.glob("*/journal/log")
+        )
+
+    def work(self, plan: Plan, manifest: Path, *, deadline_s: float = 60.0) -> list[dict[str, Any]]:
+        """Have a workload work in the mount until it ends; return what it wrote down."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.campaigns.workload", str(manifest)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "LC_ALL": "C.UTF-8"},
+            cwd="/",
+        )
+        try:
+            output, _ = process.communicate(json.dumps(asdict(plan)).encode(), deadline_s)
+        except subprocess.TimeoutExpired:
+            self.kill()  # frees whoever waits for it
+            process.kill()
+            process.communicate(timeout=10)
+            shown = manifest.read_text()[-600:] if manifest.exists() else ""
+            raise TimeoutError(f"the workload did not end: {shown}\n{self.tail()}") from None
+        assert process.returncode == 0, output.decode()
+        return [json.loads(line) for line in manifest.read_text().splitlines()]
+
+
+def replay(manifest: list[dict[str, Any]], worlds: Worlds, *, alive: bool = False) -> int:
+    """Note what a workload wrote down; return how many actions were acknowledged.
+
+    Args:
+        manifest: its lines, in order.
+        worlds: where it began.
+        alive: the daemon was not killed meanwhile, so an action without answer was cut off otherwise.
+
+    Raises:
+        ImpossibleError: an answer or a read was wrong.
+    """
+    acknowledged = 0
+    action: Action | None = None
+    synced = 0
+    for line in manifest:
+        if "want" in line:
+            action, synced = Action.from_json(dict(line["want"])), 0
+        elif "synced" in line:
+            synced = line["synced"]
+        else:
+            assert action is not None
+            acknowledged += _note(worlds, action, line, synced)
+            action = None
+    if action is not None:
+        worlds.take(action, "failed" if alive else "unknown", synced)
+    return acknowledged
+
+
+def _note(worlds: Worlds, action: Action, answer: dict[str, Any], synced: int) -> bool:
+    """Note one answer; tell whether it acknowledged a change."""
+    number = answer["got"]
+    if action.kind == "read":
+        if number is None and not worlds.could_read(action.path, answer["sha256"]):
+            possible = worlds.possible(action.path)
+            raise ImpossibleError(f"{action.path} was read as {answer['sha256']}, but is one of {possible}")
+        if number is not None and not is_unknown(number):
+            worlds.refused(action, number)
+        return False
+    if number is None:
+        worlds.take(action, "done", synced)
+        return True
+    if number in DEAD:
+        worlds.take(action, "unknown", synced)
+    elif is_unknown(number):
+        worlds.take(action, "failed", synced)
+    else:
+        worlds.refused(action, number)
+    return False
+
+
+def plan_for(tree: Mapping[str, Node], root: Path, seed: int, **changes: Any) -> Plan:
+    """Return a plan that begins with what is there."""
+    files = sorted(path for path, node in tree.items() if node.kind == "file")
+    directories = sorted(path for path, node in tree.items() if node.kind == "directory")
+    plan = Plan(str(root), seed, files, directories, first_number=0, actions=40, seconds=30.0, failures=8)
+    return replace(plan, **changes)
+
+
+def remove_quietly(path: Path) -> None:
+    """Remove a file that may not be there."""
+    with suppress(FileNotFoundError):
+        path.unlink()
