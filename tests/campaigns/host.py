@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
@@ -16,9 +15,9 @@ from typing import Any, Self
 
 import exaifs.config
 from tests.campaigns.actions import Action
-from tests.campaigns.looking import mounted_tree
+from tests.campaigns.looking import BucketClient, bucket_differences, mounted_tree
 from tests.campaigns.workload import DEAD, Plan, is_unknown
-from tests.campaigns.worlds import ImpossibleError, Node, Worlds
+from tests.campaigns.worlds import ImpossibleError, Node, Outcome, Worlds
 from tests.support.mounts import REPOSITORY, MountedDaemon, within
 
 JOURNALS = "write_mode" in exaifs.config.Config.model_fields
@@ -32,8 +31,7 @@ QUICK = {
 }
 """Settings with which a campaign wastes no time."""
 
-_UNSENT = {"adopted a file that was not sent"}
-"""What a daemon says at its start that found work of an earlier run."""
+_FEED_DEADLINE_S = 10.0
 
 
 class Host:
@@ -163,18 +161,44 @@ class Host:
         return [json.loads(line) for line in manifest.read_text().splitlines()]
 
 
-def replay(manifest: list[dict[str, Any]], worlds: Worlds, *, alive: bool = False) -> int:
-    """Note what a workload wrote down; return how many actions were acknowledged.
+def verify(host: Host, worlds: Worlds, client: BucketClient) -> None:
+    """Assert that mount and bucket are one and the same possible tree, and go on from it.
+
+    The mount must be right at once. What is in the bucket since a request without answer, it may learn from
+    its change feed.
+
+    Args:
+        host: has sent everything.
+        worlds: what is possible.
+        client: sees the bucket without any proxy.
+    """
+    end = time.monotonic() + _FEED_DEADLINE_S
+    while True:
+        tree = host.tree()
+        wrong = worlds.differences(tree)
+        assert not wrong, "the mount is wrong:\n" + "\n".join(wrong)
+        wrong = bucket_differences(client, tree)
+        if not wrong:
+            worlds.settle(tree)
+            return
+        assert time.monotonic() < end, "the bucket is not what the mount shows:\n" + "\n".join(wrong)
+        time.sleep(0.1)
+
+
+def replay(manifest: list[dict[str, Any]], worlds: Worlds) -> tuple[int, int]:
+    """Note what a workload wrote down.
 
     Args:
         manifest: its lines, in order.
         worlds: where it began.
-        alive: the daemon was not killed meanwhile, so an action without answer was cut off otherwise.
+
+    Returns:
+        How many changes were acknowledged, and how many failed without a reason in the tree.
 
     Raises:
         ImpossibleError: an answer or a read was wrong.
     """
-    acknowledged = 0
+    acknowledged = failed = 0
     action: Action | None = None
     synced = 0
     for line in manifest:
@@ -184,33 +208,27 @@ def replay(manifest: list[dict[str, Any]], worlds: Worlds, *, alive: bool = Fals
             synced = line["synced"]
         else:
             assert action is not None
-            acknowledged += _note(worlds, action, line, synced)
+            outcome = _note(worlds, action, line, synced)
+            acknowledged += outcome == "done" and action.kind != "read"
+            failed += outcome == "failed" and action.kind != "read"
             action = None
-    if action is not None:
-        worlds.take(action, "failed" if alive else "unknown", synced)
-    return acknowledged
+    assert action is None, "the workload writes down every answer"
+    return acknowledged, failed
 
 
-def _note(worlds: Worlds, action: Action, answer: dict[str, Any], synced: int) -> bool:
-    """Note one answer; tell whether it acknowledged a change."""
+def _note(worlds: Worlds, action: Action, answer: dict[str, Any], synced: int) -> Outcome | None:
+    """Note one answer; return what it says, None if it says that nothing was done."""
     number = answer["got"]
-    if action.kind == "read":
-        if number is None and not worlds.could_read(action.path, answer["sha256"]):
-            possible = worlds.possible(action.path)
-            raise ImpossibleError(f"{action.path} was read as {answer['sha256']}, but is one of {possible}")
-        if number is not None and not is_unknown(number):
-            worlds.refused(action, number)
-        return False
-    if number is None:
-        worlds.take(action, "done", synced)
-        return True
-    if number in DEAD:
-        worlds.take(action, "unknown", synced)
-    elif is_unknown(number):
-        worlds.take(action, "failed", synced)
-    else:
+    outcome: Outcome = "done" if number is None else "unknown" if number in DEAD else "failed"
+    if outcome == "failed" and not is_unknown(number):
         worlds.refused(action, number)
-    return False
+        return None
+    if action.kind != "read":
+        worlds.take(action, outcome, synced)
+    elif outcome == "done" and not worlds.could_read(action.path, answer["sha256"]):
+        possible = worlds.possible(action.path)
+        raise ImpossibleError(f"{action.path} was read as {answer['sha256']}, but is one of {possible}")
+    return outcome
 
 
 def plan_for(tree: Mapping[str, Node], root: Path, seed: int, **changes: Any) -> Plan:
@@ -219,9 +237,3 @@ def plan_for(tree: Mapping[str, Node], root: Path, seed: int, **changes: Any) ->
     directories = sorted(path for path, node in tree.items() if node.kind == "directory")
     plan = Plan(str(root), seed, files, directories, first_number=0, actions=40, seconds=30.0, failures=8)
     return replace(plan, **changes)
-
-
-def remove_quietly(path: Path) -> None:
-    """Remove a file that may not be there."""
-    with suppress(FileNotFoundError):
-        path.unlink()
