@@ -271,10 +271,12 @@ class Disk:
         there, new = self._names[target], self._names[source] if self._ours(source) else None
         assert there is not None
         assert new is not None, "copied from outside"
-        assert "NULL" in call.arguments or call.name == "sendfile", "with offsets: not modelled"
-        data = new.content()
-        done = len(there.content())
-        there.pending.append((call.order, (done, bytes(data[done : done + call.result]))))
+        offsets = [int(text) for text in re.findall(r"\[(\d+)\]", call.arguments)]
+        if not offsets:  # from where the last one ended: only ever from the beginning to the end
+            offsets = [len(there.content())] * 2
+        start, at = offsets
+        data = bytes(new.content()[start : start + call.result])
+        there.pending.append((call.order, (at, data)))
 
     def rebuild(self, target: Path, chance: random.Random | None = None) -> None:
         """Write what a power cut now would leave.

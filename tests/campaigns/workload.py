@@ -4,7 +4,7 @@
 
 The plan is one JSON object; see `Plan`. Each line of the manifest is fsynced before anything else happens:
 `{"n": 7, "want": ACTION}` before an action, `{"n": 7, "synced": 2}` after an fsync that succeeded (so many
-pieces are safe), `{"n": 7, "got": ERRNO or null}` after it, with `"sha256"` for a read. So whatever ends the
+pieces are safe), `{"n": 7, "got": ERRNO or null, "at_s": WHEN}` after it, with `"sha256"` for a read. So whatever ends the
 daemon or this process, each name has a known set of states that are allowed.
 """
 
@@ -152,7 +152,7 @@ def run(plan: Plan, manifest: Manifest) -> None:
             belief.learn(action)
         if doomed and plan.kill_delay_s < 0:
             os.kill(plan.kill_pid, signal.SIGKILL)
-        manifest.say(n=number, got=got, sha256=digest)
+        manifest.say(n=number, got=got, sha256=digest, at_s=time.time())
         if got in DEAD:
             return
         failures += is_unknown(got)
