@@ -6,7 +6,7 @@ export EXAIFS_LITE_DIR := $(CURDIR)/.exaifs/lite
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test conformance check bench simulate format clean
+.PHONY: help run test conformance check bench simulate crash faults format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,16 @@ bench: ## Measure speed, memory and freshness (about five minutes)
 simulate: ## Play random programs and storms for SECONDS each (300), or those of SEED only
 	@.ci/bootstrap test
 	@exec env EXAIFS_SIMULATE_S=$(or $(SECONDS),300) EXAIFS_SIMULATE_SEED=$(SEED) pytest -q -s tests/simulation
+
+crash: ## Kill the daemon for SECONDS (300) or as SEED says, damage its journal, cut the power
+	@.ci/bootstrap test
+	@exec env EXAIFS_CRASH_S=$(or $(SECONDS),300) EXAIFS_CRASH_ROUNDS=$(ROUNDS) EXAIFS_CRASH_SEED=$(SEED) \
+		pytest -q -s $(PYTEST_ARGS) tests/campaigns/crash
+
+faults: ## Break the network for SECONDS (300) or as SEED says, under programs; a day offline
+	@.ci/bootstrap test
+	@exec env EXAIFS_FAULTS_S=$(or $(SECONDS),300) EXAIFS_FAULTS_SEED=$(SEED) \
+		pytest -q -s $(PYTEST_ARGS) tests/campaigns/faults
 
 format: ## Format the code
 	@.ci/bootstrap test

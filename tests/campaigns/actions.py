@@ -1,4 +1,4 @@
-"""What a workload can do to a tree of files: as values, so that they can be recorded, and made up by chance.
+"""What a workload can do to a tree of files: as values, to be recorded and made up by chance.
 
 This module imports the standard library only: the workload runs as a process of its own.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -112,45 +113,31 @@ class Chooser:
 
     def choose(self) -> Action:
         """Return the next action."""
-        chance = self._chance
-        if chance.random() < self._reads:
+        if self._chance.random() < self._reads:
             return Action("read", self._file())
-        kind = chance.choices(
+        make: Callable[[], Action] = self._chance.choices(
             [
-                "put",
-                "append",
-                "patch",
-                "truncate",
-                "rename",
-                "move dir",
-                "unlink",
-                "mkdir",
-                "rmdir",
-                "attr",
+                self._put,
+                lambda: Action("append", self._any_file(), pieces=(self._piece(),)),
+                self._patch,
+                lambda: Action("truncate", self._file(), offset=self._chance.choice((0, 1, 100, 40_000))),
+                lambda: Action("rename", self._file(), self._any_file()),
+                lambda: Action("rename", self._directory(), self._chance.choice(DIRECTORIES)),
+                lambda: Action("unlink", self._file()),
+                lambda: Action("mkdir", self._chance.choice(DIRECTORIES)),
+                lambda: Action("rmdir", self._directory()),
+                self._attribute,
             ],
             [30, 10, 6, 6, 14, 4, 10, 6, 4, 10],
         )[0]
-        if kind == "put":
-            count = chance.choice((1, 1, 1, 2, 3))
-            pieces = tuple(self._piece() for _ in range(count))
-            return Action("put", self._any_file(), pieces=pieces, synced=chance.random() < 0.25)
-        if kind == "append":
-            return Action("append", self._any_file(), pieces=(self._piece(),))
-        if kind == "patch":
-            return Action("patch", self._file(), pieces=(self._piece(),), offset=chance.randrange(5000))
-        if kind == "truncate":
-            return Action("truncate", self._file(), offset=chance.choice((0, 1, 100, 40_000)))
-        if kind == "rename":
-            return Action("rename", self._file(), self._any_file())
-        if kind == "move dir":
-            return Action("rename", self._directory(), chance.choice(DIRECTORIES))
-        if kind == "unlink":
-            return Action("unlink", self._file())
-        if kind == "mkdir":
-            return Action("mkdir", chance.choice(DIRECTORIES))
-        if kind == "rmdir":
-            return Action("rmdir", self._directory())
-        return self._attribute()
+        return make()
+
+    def _put(self) -> Action:
+        pieces = tuple(self._piece() for _ in range(self._chance.choice((1, 1, 1, 2, 3))))
+        return Action("put", self._any_file(), pieces=pieces, synced=self._chance.random() < 0.25)
+
+    def _patch(self) -> Action:
+        return Action("patch", self._file(), pieces=(self._piece(),), offset=self._chance.randrange(5000))
 
     def _attribute(self) -> Action:
         if self._chance.random() < 0.5:

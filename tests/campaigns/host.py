@@ -134,7 +134,7 @@ class Host:
         return found
 
     def left_behind(self) -> int:
-        """Return how many pieces of unsent work are in the cache directory of a daemon that is not running."""
+        """Return how many pieces of unsent work a daemon that is gone has left in the cache directory."""
         return sum(1 for _path in self.cache.glob("*/staging/*.json")) + sum(
             path.stat().st_size > 0 for path in self.cache.glob("*/journal/log")
         )

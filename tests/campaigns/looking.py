@@ -68,7 +68,7 @@ class Row:
 
 
 class BucketClient:
-    """Asks a Supabase project for what is in a bucket, by plain HTTP; knows nothing of exaifs but its table."""
+    """Asks a Supabase project what is in a bucket, by plain HTTP; knows nothing of exaifs but its table."""
 
     def __init__(self, http: httpx.Client, bucket: str) -> None:
         self._http = http

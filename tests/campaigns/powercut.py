@@ -1,7 +1,7 @@
 """What is left of a directory after a power cut, worked out from a trace of its writer's system calls.
 
-`trace_command` runs a program under strace; `Disk` plays the trace back on a model that keeps apart what was
-written and what was made durable, as strictly as POSIX lets a disk be: a file's bytes are durable after
+`trace_command` runs a program under strace; `Disk` plays the trace back on a model that keeps apart what
+was written and what was made durable, as strictly as POSIX lets a disk be: a file's bytes are durable after
 fsync or fdatasync of that file, a name after fsync of the directory it is in. A rename is one step, as on
 every journaling file system.
 """

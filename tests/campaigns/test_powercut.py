@@ -53,7 +53,7 @@ def traced(tmp_path: Path) -> tuple[Path, Path, Disk]:
 
 
 def test_nothing_that_was_not_synced_is_left(tmp_path: Path) -> None:
-    """Bytes need their file's fsync, names their directory's; what was removed without one is still there."""
+    """Bytes need their file's fsync, names their directory's; what went without one is still there."""
     _root, log, disk = traced(tmp_path)
     for call in calls(log):
         disk.play(call)

@@ -4,8 +4,8 @@
 
 The plan is one JSON object; see `Plan`. Each line of the manifest is fsynced before anything else happens:
 `{"n": 7, "want": ACTION}` before an action, `{"n": 7, "synced": 2}` after an fsync that succeeded (so many
-pieces are safe), `{"n": 7, "got": ERRNO or null, "at_s": WHEN}` after it, with `"sha256"` for a read. So whatever ends the
-daemon or this process, each name has a known set of states that are allowed.
+pieces are safe), `{"n": 7, "got": ERRNO or null, "at_s": WHEN}` after it, with `"sha256"` for a read. So
+whatever ends the daemon or this process, each name has a known set of states that are allowed.
 """
 
 from __future__ import annotations
@@ -67,6 +67,8 @@ class Plan:
     kill_delay_s: float = 0.0
     """So long after that; less than 0: right after it was acknowledged."""
     reads: float = 0.1
+    watched: str = ""
+    """A file whose size is noted with each answer, as `watched_bytes`."""
 
 
 class Manifest:
@@ -152,7 +154,9 @@ def run(plan: Plan, manifest: Manifest) -> None:
             belief.learn(action)
         if doomed and plan.kill_delay_s < 0:
             os.kill(plan.kill_pid, signal.SIGKILL)
-        manifest.say(n=number, got=got, sha256=digest, at_s=time.time())
+        at_s = time.time()
+        watched = {"watched_bytes": os.stat(plan.watched).st_size} if plan.watched else {}  # noqa: PTH116
+        manifest.say(n=number, got=got, sha256=digest, at_s=at_s, **watched)
         if got in DEAD:
             return
         failures += is_unknown(got)

@@ -1,10 +1,10 @@
 """All the trees that may be there after actions whose outcome is not always known.
 
-An action that was acknowledged has happened; one that failed with an answer that says so has not; any other,
-and one that a crash cut off, may have. So there is a set of trees, each of them a *world*. Names that do not
-depend on each other are kept apart: a *group* is some paths and the combinations of what they may be, and
-what is certain is in no group. That is exact, and small: a rename whose outcome is unknown is two
-combinations of two names, and loses nothing in either.
+An action that was acknowledged has happened; one that failed with an answer that says so has not; any
+other, and one that a crash cut off, may have. So there is a set of trees, each of them a *world*. Names
+that do not depend on each other are kept apart: a *group* is some paths and the combinations of what they
+may be, and what is certain is in no group. That is exact, and small: a rename whose outcome is unknown is
+two combinations of two names, and loses nothing in either.
 """
 
 from __future__ import annotations
@@ -214,20 +214,34 @@ def _parents(path: str) -> list[str]:
 
 def _errno_of(action: Action, tree: dict[str, Node]) -> int | None:
     """Return the errno that an action must get on a tree; None if it succeeds."""
-    for path in [action.path, *([action.target] if action.kind == "rename" else [])]:
-        for parent in _parents(path):
-            node = tree.get(parent)
-            if node is None:
-                return errno.ENOENT
-            if node.kind != "directory":
-                return errno.ENOTDIR
     node = tree.get(action.path)
+    number = _errno_above(action.path, tree)
+    if number is None and action.kind == "rename":
+        number = _errno_above(action.target, tree)
+    if number is not None:
+        return number
     if action.kind == "rename":
         return _errno_of_rename(action, tree, node)
     if action.kind == "mkdir":
         return None if node is None else errno.EEXIST
     if node is None:
         return None if action.kind in {"put", "append"} else errno.ENOENT
+    return _errno_there(action, tree, node)
+
+
+def _errno_above(path: str, tree: dict[str, Node]) -> int | None:
+    """Return the errno of a path that leads through what is no directory."""
+    for parent in _parents(path):
+        node = tree.get(parent)
+        if node is None:
+            return errno.ENOENT
+        if node.kind != "directory":
+            return errno.ENOTDIR
+    return None
+
+
+def _errno_there(action: Action, tree: dict[str, Node], node: Node) -> int | None:
+    """Return the errno of an action on something that is there."""
     if action.kind == "rmdir":
         if node.kind != "directory":
             return errno.ENOTDIR

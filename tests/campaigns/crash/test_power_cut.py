@@ -36,11 +36,12 @@ CUTS = 24 if SECONDS else 4
 def test_nothing_acknowledged_is_lost_by_a_power_cut(
     embedded_supabase: dict[str, str], tmp_path: Path, settings: Settings
 ) -> None:
-    """Nothing acknowledged is lost: the power fails right after some close, and later pages never arrived.
+    """Nothing acknowledged is lost: the power fails right after some close, and later pages never came.
 
-    While Supabase is away everything is acknowledged by the journal alone. The daemon's writes, renames and
-    fsyncs are recorded; for several moments the directory is built as a disk may have it that kept only what
-    was made durable until then, and some of the rest. A new daemon must find every acknowledged change in it.
+    While Supabase is away everything is acknowledged by the journal alone. The daemon's writes, renames
+    and fsyncs are recorded; for several moments the directory is built as a disk may have it that kept
+    only what was made durable until then, and some of the rest. A new daemon must find every acknowledged
+    change in it.
     """
     chance = random.Random(SEED)
     environment = {**new_bucket(embedded_supabase), **settings}
@@ -93,8 +94,8 @@ def test_a_cache_after_a_power_cut_shows_no_wrong_bytes(
 ) -> None:
     """Right bytes or an error: pages that never reached the disk are no content, whatever the index says.
 
-    Everything was sent, and the mount served it from its cache. What a power cut leaves of that cache, at any
-    moment, may be useless, but with it the mount shows exactly what is in the bucket.
+    Everything was sent, and the mount served it from its cache. What a power cut leaves of that cache, at
+    any moment, may be useless, but with it the mount shows exactly what is in the bucket.
     """
     chance = random.Random(SEED)
     environment = {**new_bucket(embedded_supabase), **REFUSE}

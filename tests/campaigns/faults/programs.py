@@ -40,7 +40,8 @@ PROGRAMS = [
     Program(
         "sqlite",
         "sqlite3 db 'CREATE TABLE t (n INTEGER PRIMARY KEY, x TEXT)' && "
-        'for i in 1 2 3 4 5; do sqlite3 db "INSERT INTO t (x) VALUES (hex(zeroblob($i * 500)))" || exit; done',
+        "for i in 1 2 3 4 5; do "
+        'sqlite3 db "INSERT INTO t (x) VALUES (hex(zeroblob($i * 500)))" || exit; done',
         check="sqlite3 db 'PRAGMA integrity_check; SELECT n, length(x) FROM t ORDER BY n'",
         unlike=("db",),
     ),
@@ -51,6 +52,7 @@ PROGRAMS = [
     ),
     Program(
         "moves",
-        'cp -r "$SOURCE" a && mv a b && mv b/sub b/other && mkdir c && mv b c/b && mv c/b/1 c/1 && rm -r c/b/other',
+        'cp -r "$SOURCE" a && mv a b && mv b/sub b/other && mkdir c && mv b c/b && mv c/b/1 c/1 && '
+        "rm -r c/b/other",
     ),
 ]

@@ -43,10 +43,10 @@ def play(seed: int, settings: Settings, supabase: dict[str, str], until: float) 
 
 @pytest.mark.timeout(SECONDS + 900)
 def test_nothing_acknowledged_is_lost_by_a_bad_network(embedded_supabase: dict[str, str]) -> None:
-    """Nothing acknowledged is lost: when the faults stop, mount and bucket hold all of it, and nothing else.
+    """Nothing acknowledged is lost: when the faults stop, mount and bucket hold all of it, and no more.
 
-    What failed has happened or not, no more. Every read on the way gave a version that could be there. Only a
-    mount that refuses what it cannot send lets a change fail.
+    What failed has happened or not, nothing else. Every read on the way gave a version that could be there.
+    Only a mount that refuses what it cannot send lets a change fail.
     """
     if SEED:
         for settings in MODES:

@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import subprocess
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from tests.campaigns.actions import Piece
 from tests.campaigns.faults.programs import PROGRAMS, Program
 from tests.campaigns.host import Host
 from tests.campaigns.looking import BucketClient, bucket_differences, mounted_tree
-from tests.campaigns.modes import BACK, MODES, REFUSE, Settings, name_of
+from tests.campaigns.modes import MODES, REFUSE, Settings, name_of
 from tests.campaigns.worlds import Node
 from tests.conftest import new_bucket
 from tests.support.mounts import within

@@ -45,7 +45,7 @@ def read(path: Path) -> bytes | int | None:
 
 @pytest.mark.timeout(SECONDS + 300)
 def test_readers_get_the_right_bytes_or_an_error(embedded_supabase: dict[str, str], tmp_path: Path) -> None:
-    """Right bytes or an error: whatever happens to downloads, a reader gets what was written, or is told."""
+    """Right bytes or an error: whatever happens to a download, a reader has what was written, or EIO."""
     environment = new_bucket(embedded_supabase)
     files = {f"f{size}": Piece(number, size).data() for number, size in enumerate(SIZES, start=1)}
     with Host(tmp_path / "writer", environment) as writer:
