@@ -47,8 +47,8 @@ PROGRAMS = [
     ),
     Program(
         "editor",
-        'cp "$SOURCE/1" text && for i in 1 2 3; do cp text text~ && echo "line $i" > .text.swp && '
-        "{ cat text~; echo $i; } > .text.new && mv .text.new text && rm .text.swp || exit; done",
+        'cp "$SOURCE/1" text && for i in 1 2 3; do cp text text.bak && echo "line $i" > .text.swp && '
+        "{ cat text.bak; echo $i; } > .text.new && mv .text.new text && rm .text.swp || exit; done",
     ),
     Program(
         "moves",
