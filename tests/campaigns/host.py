@@ -13,15 +13,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import exaifs.config
+from exaifs.cache.journalfile import read_journal
 from tests.campaigns.actions import Action
 from tests.campaigns.looking import BucketClient, bucket_differences, mounted_tree
 from tests.campaigns.workload import DEAD, Plan, is_unknown
 from tests.campaigns.worlds import ImpossibleError, Node, Outcome, Worlds
 from tests.support.mounts import REPOSITORY, MountedDaemon, within
-
-JOURNALS = "write_mode" in exaifs.config.Config.model_fields
-"""Whether this exaifs has a write journal; without it, a close that cannot be sent says EIO."""
 
 QUICK = {
     "EXAIFS_REQUEST_TIMEOUT_S": "0.8",
@@ -97,18 +94,19 @@ class Host:
     def unsent(self) -> int:
         """Return how many files and changes only this host has."""
         queue = self.status()["queue"]
-        return sum(int(queue.get(name) or 0) for name in ("dirty_open", "waiting", "changes_waiting"))
+        files = int(queue["dirty_open"]) + int(queue["waiting"])
+        return max(files, self.left_behind())
 
     def wait_sent(self, deadline_s: float = 60.0) -> None:
-        """Wait until nothing is left to send, and the change feed has told everything."""
+        """Wait until nothing is left to send, and Supabase answers."""
         end = time.monotonic() + deadline_s
         while True:
-            status = self.status()
-            if self.unsent() == 0 and status["state"] == "online":
+            status, unsent = self.status(), self.unsent()
+            if unsent == 0 and status["state"] == "online":
                 return
             if time.monotonic() > end:
                 shown = json.dumps({name: status[name] for name in ("state", "reason", "queue", "server")})
-                raise TimeoutError(f"not sent within {deadline_s} s: {shown}\n{self.tail()}")
+                raise TimeoutError(f"{unsent} not sent within {deadline_s} s: {shown}\n{self.tail()}")
             time.sleep(0.05)
 
     def tree(self, *, content: bool = True) -> dict[str, Node]:
@@ -134,10 +132,8 @@ class Host:
         return found
 
     def left_behind(self) -> int:
-        """Return how many pieces of unsent work a daemon that is gone has left in the cache directory."""
-        return sum(1 for _path in self.cache.glob("*/staging/*.json")) + sum(
-            path.stat().st_size > 0 for path in self.cache.glob("*/journal/log")
-        )
+        """Return how many pieces of unsent work the cache directory names."""
+        return sum(len(read_journal(path).records) for path in self.cache.glob("*/journal"))
 
     def work(self, plan: Plan, manifest: Path, *, deadline_s: float = 60.0) -> list[dict[str, Any]]:
         """Have a workload work in the mount until it ends; return what it wrote down."""

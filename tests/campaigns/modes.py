@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from tests.campaigns.host import JOURNALS
-
 Settings = dict[str, str]
 
 REFUSE: Settings = {"EXAIFS_WRITE_MODE": "through", "EXAIFS_OFFLINE_WRITES": "refuse"}
@@ -13,7 +11,7 @@ THROUGH: Settings = {"EXAIFS_WRITE_MODE": "through", "EXAIFS_OFFLINE_WRITES": "j
 BACK: Settings = {"EXAIFS_WRITE_MODE": "back", "EXAIFS_OFFLINE_WRITES": "journal"}
 """A close journals; sending comes later."""
 
-MODES = [REFUSE, THROUGH, BACK] if JOURNALS else [REFUSE]
+MODES = [REFUSE, THROUGH, BACK]
 
 
 def name_of(settings: Settings) -> str:

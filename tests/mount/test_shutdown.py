@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.campaigns.host import JOURNALS, Host
+from tests.campaigns.host import Host
 from tests.campaigns.looking import BucketClient, bucket_differences
 from tests.mount.conftest import exaifs
 from tests.support.mounts import wait_until, within
@@ -21,7 +21,6 @@ from tests.support.proxy import Proxy, Weather
 pytestmark = [
     pytest.mark.mount,
     pytest.mark.embedded,
-    pytest.mark.skipif(not JOURNALS, reason="this exaifs has no write journal"),
 ]
 
 FILES = 500

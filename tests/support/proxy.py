@@ -74,6 +74,8 @@ class Weather:
     """The share of requests that meet each, 0 to 1 in total."""
     delay_s: float = 0.0
     """Each request waits at most so long before it is carried, and each answer before it is given."""
+    only: str = ""
+    """Faults meet requests of which `METHOD /path` contains this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +246,8 @@ class Proxy:
 
     def _meet(self, request: h11.Request) -> Fault | None:
         roll = self._chance.random()
+        if self.weather.only not in f"{request.method.decode()} {request.target.decode()}":
+            return None
         for fault, share in self.weather.faults.items():
             roll -= share
             if roll < 0:

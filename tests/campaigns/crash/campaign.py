@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import time
 from collections import Counter
@@ -13,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.campaigns import weathers
-from tests.campaigns.host import JOURNALS, Host, plan_for, replay, verify
+from tests.campaigns.host import Host, plan_for, replay, verify
 from tests.campaigns.looking import BucketClient
 from tests.campaigns.worlds import Worlds
 from tests.support.mounts import MountError
@@ -43,15 +44,12 @@ class Campaign:
         self._server = environment["SUPABASE_URL"]
         self._environment = dict(environment)
         self._proxy = Proxy(self._server, seed)
-        self._worlds = Worlds(moves_tear=not JOURNALS)
-        if JOURNALS:
-            self._environment["EXAIFS_WRITE_MODE"] = self.chance.choice(("through", "back", "back"))
-            self._environment["EXAIFS_OFFLINE_WRITES"] = self.chance.choice(
-                ("journal", "journal", "refuse")
-            )
-            self._say(
-                **{name: self._environment[name] for name in ("EXAIFS_WRITE_MODE", "EXAIFS_OFFLINE_WRITES")}
-            )
+        self._worlds = Worlds()
+        self._environment["EXAIFS_WRITE_MODE"] = self.chance.choice(("through", "back", "back"))
+        self._environment["EXAIFS_OFFLINE_WRITES"] = self.chance.choice(("journal", "journal", "refuse"))
+        self._say(
+            **{name: self._environment[name] for name in ("EXAIFS_WRITE_MODE", "EXAIFS_OFFLINE_WRITES")}
+        )
 
     def _say(self, **facts: object) -> None:
         self.log.append(", ".join(f"{name} {value}" for name, value in facts.items()))
@@ -108,6 +106,8 @@ class Campaign:
         acknowledged, _failed = replay(lines, self._worlds)
         self.counts["acknowledged"] += acknowledged
         left = host.left_behind()
+        for journal in host.cache.glob("*/journal/log"):  # to look at when something is wrong
+            shutil.copy(journal, self._place / f"journal-{number}")
         self.counts["unsent"] += left > 0
         worked_s = round(time.monotonic() - began, 1)
         self._say(acknowledged=acknowledged, left=left, manifest=manifest.name, worked_s=worked_s)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.campaigns.actions import Action
-from tests.campaigns.host import JOURNALS, Host, plan_for, replay
+from tests.campaigns.host import Host, plan_for, replay
 from tests.campaigns.modes import BACK
 from tests.campaigns.worlds import Tree, Worlds
 from tests.conftest import new_bucket
@@ -23,7 +23,6 @@ from tests.support.proxy import Proxy
 pytestmark = [
     pytest.mark.mount,
     pytest.mark.embedded,
-    pytest.mark.skipif(not JOURNALS, reason="this exaifs has no write journal"),
 ]
 
 SECONDS = float(os.environ.get("EXAIFS_CRASH_S") or "0")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.campaigns.host import JOURNALS, Host, plan_for, replay, verify
+from tests.campaigns.host import Host, plan_for, replay, verify
 from tests.campaigns.looking import BucketClient, bucket_differences
 from tests.campaigns.modes import BACK, REFUSE, THROUGH, Settings, name_of
 from tests.campaigns.powercut import Call, Disk, calls, trace_command
@@ -30,7 +30,6 @@ ACTIONS = 80 if SECONDS else 40
 CUTS = 24 if SECONDS else 4
 
 
-@pytest.mark.skipif(not JOURNALS, reason="this exaifs has no write journal")
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("settings", [BACK, THROUGH] if SECONDS else [BACK], ids=name_of)
 def test_nothing_acknowledged_is_lost_by_a_power_cut(

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.campaigns.actions import Piece
-from tests.campaigns.host import JOURNALS, Host
+from tests.campaigns.host import Host
 from tests.campaigns.looking import BucketClient, bucket_differences, mounted_tree
 from tests.campaigns.modes import BACK, THROUGH, Settings, name_of
 from tests.conftest import new_bucket
@@ -23,7 +23,6 @@ from tests.support.proxy import Proxy
 pytestmark = [
     pytest.mark.mount,
     pytest.mark.embedded,
-    pytest.mark.skipif(not JOURNALS, reason="this exaifs has no write journal"),
 ]
 
 SECONDS = float(os.environ.get("EXAIFS_FAULTS_S") or "0")
