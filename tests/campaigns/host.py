@@ -29,6 +29,7 @@ QUICK = {
 """Settings with which a campaign wastes no time."""
 
 _FEED_DEADLINE_S = 10.0
+_LOOKS = 5
 
 
 class Host:
@@ -110,7 +111,12 @@ class Host:
             time.sleep(0.05)
 
     def tree(self, *, content: bool = True) -> dict[str, Node]:
-        """Return what the mount shows."""
+        """Return what the mount shows; looks again if a name goes away meanwhile, as the feed may tell."""
+        for _attempt in range(_LOOKS):
+            try:
+                return within(60, lambda: mounted_tree(self.path, content=content))
+            except FileNotFoundError:
+                continue
         return within(60, lambda: mounted_tree(self.path, content=content))
 
     def tail(self, lines: int = 60) -> str:
@@ -172,6 +178,9 @@ def verify(host: Host, worlds: Worlds, client: BucketClient) -> None:
     while True:
         tree = host.tree()
         wrong = worlds.differences(tree)
+        if wrong:
+            also = bucket_differences(client, tree)
+            wrong += ["the bucket is different from that:", *also] if also else ["and so is the bucket"]
         assert not wrong, "the mount is wrong:\n" + "\n".join(wrong)
         wrong = bucket_differences(client, tree)
         if not wrong:

@@ -53,6 +53,7 @@ answer for as long as the client waits, `hole done`: the same after the server d
 _SENDS_NOTHING: frozenset[Fault] = frozenset({"drop", "429", "429 later", "500", "503", "html", "hole"})
 
 _LONGEST_BODY = 64 << 20
+_SHOWN_BYTES = 200
 _RESET = struct.pack("ii", 1, 0)
 _HOP_BY_HOP = {b"connection", b"keep-alive", b"transfer-encoding", b"content-length"}
 _PAGE = b"<!doctype html><html><body>Please log in to this network.</body></html>"
@@ -87,6 +88,8 @@ class Exchange:
     fault: Fault | None
     status: int | None = None
     """What the server answered, if it was asked and did."""
+    asked: str = ""
+    """The beginning of a question in JSON."""
 
     @property
     def changes(self) -> bool:
@@ -234,7 +237,8 @@ class Proxy:
             return False
         request, body = message
         assert isinstance(request, h11.Request)
-        seen = Exchange(request.method.decode(), request.target.decode(), self._meet(request))
+        asked = body[:_SHOWN_BYTES].decode("utf-8", "replace") if body[:1] == b"{" else ""
+        seen = Exchange(request.method.decode(), request.target.decode(), self._meet(request), asked=asked)
         answer = await _unless_gone(near, lambda: self._exchange(request, body, seen))
         if seen.fault == "reset":
             near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)

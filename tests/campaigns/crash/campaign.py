@@ -70,7 +70,7 @@ class Campaign:
                     self._round(host, number)
                 self._verify(host)
             except BaseException:
-                self.log += [f"  {exchange}" for exchange in list(self._proxy.recent)[-25:]]
+                self.log += [f"  {exchange}" for exchange in list(self._proxy.recent)[-60:]]
                 if host.runs:
                     self.log += host.tail(80).splitlines()
                 raise

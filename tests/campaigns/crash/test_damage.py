@@ -6,18 +6,18 @@ import hashlib
 import os
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.campaigns.actions import Action
 from tests.campaigns.host import Host, plan_for, replay
 from tests.campaigns.modes import BACK
-from tests.campaigns.worlds import Tree, Worlds
+from tests.campaigns.worlds import Node, Tree, Worlds
 from tests.conftest import new_bucket
+from tests.support.mounts import within
 from tests.support.proxy import Proxy
 
 pytestmark = [
@@ -93,20 +93,48 @@ class Captured:
         (found,) = self.cache.glob("*/journal/log")
         return found
 
-    def worlds(self, whole_bytes: int) -> Worlds:
-        """Return what may be there if only so much of the log is whole."""
-        worlds = Worlds(dict(self.before), moves_tear=True)
-        known = [
-            index
-            for index, line in enumerate(self.lines)
-            if line.get("watched_bytes", whole_bytes + 1) <= whole_bytes
-        ]
-        safe = known[-1] + 1 if known else 0
-        replay(self.lines[:safe], worlds)
-        for line, answer in zip(self.lines[safe:], self.lines[safe + 1 :], strict=False):
-            if "want" in line and answer.get("got", 0) is None:
-                worlds.take(Action.from_json(dict(line["want"])), "failed")
-        return worlds
+    def wrong(self, found: Mapping[str, bytes | int | None], whole_bytes: int) -> list[str]:
+        """Return what may not be found if only so much of the log is whole.
+
+        What no later action has touched is as it was acknowledged. All else is some version that once was
+        there, nothing, or an error: a later record, now lost, may have let its bytes go.
+        """
+        worlds = Worlds(dict(self.before))
+        versions = {node.data for node in self.before.values()}
+        touched: set[str] = set()
+        safe: dict[str, Node] = {}
+        is_safe = True
+        lines = [line for line in self.lines if "synced" not in line]
+        for want, answer in zip(lines[::2], lines[1::2], strict=True):
+            is_safe = is_safe and answer["watched_bytes"] <= whole_bytes
+            replay([want, answer], worlds)
+            versions |= {node.data for node in worlds.certain.values()}
+            if is_safe:
+                safe = dict(worlds.certain)
+            elif answer["got"] is None:
+                touched |= {path for path in (want["want"]["path"], want["want"]["target"]) if path}
+        wrong = []
+        for path in sorted({*found, *safe}):
+            data, node = found.get(path), safe.get(path)
+            expected = node.data if node is not None and node.kind == "file" else None
+            if any(path == one or path.startswith(f"{one}/") for one in touched):
+                if isinstance(data, bytes) and data not in versions:
+                    wrong.append(f"{path}: {data[:20]!r}, {len(data)} bytes, was never there")
+            elif data != expected:
+                wrong.append(f"{path}: {data!r:.60}, not {expected!r:.60}")
+        return wrong
+
+
+def read_all(root: Path) -> dict[str, bytes | int | None]:
+    """Return the bytes of each file below a directory, or the errno of reading it; None: no file."""
+    found: dict[str, bytes | int | None] = {}
+    for path in root.rglob("*"):
+        name = str(path.relative_to(root))
+        try:
+            found[name] = None if path.is_dir() else path.read_bytes()
+        except OSError as exc:
+            found[name] = exc.errno
+    return found
 
 
 def digests(directory: Path) -> set[str]:
@@ -169,14 +197,13 @@ def _capture(environment: dict[str, str], proxy: Proxy, tmp_path: Path) -> Captu
 
 def _recover(environment: dict[str, str], captured: Captured, damage: Damage, place: Path) -> None:
     """Start a daemon on a copy with a damaged journal; Supabase is away."""
-    worlds = captured.worlds(damage.whole_bytes)
     with Host(place, environment) as host:
         shutil.copytree(captured.cache, host.cache)
         (journal,) = host.cache.glob("*/journal/log")
         journal.write_bytes(damage.data)
         kept = staged(host.cache)
         host.start()
-        wrong = worlds.differences(host.tree())
+        wrong = captured.wrong(within(60, lambda: read_all(host.path)), damage.whole_bytes)
         assert not wrong, f"{damage.words}:\n" + "\n".join(wrong) + f"\n{host.tail()}"
         host.kill()
         assert host.traces() == [], damage.words
