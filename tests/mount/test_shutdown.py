@@ -45,8 +45,9 @@ def host(mount_environment: dict[str, str], proxy: Proxy, tmp_path: Path) -> Ite
 
 def fill(host: Host, proxy: Proxy) -> None:
     """Put files into the queue faster than they can be sent."""
+    host.daemon.sh("mkdir d; ls")
     proxy.hang()
-    host.daemon.sh(f"mkdir d; for i in $(seq {FILES}); do echo $i > d/$i; done", timeout_s=120)
+    host.daemon.sh(f"for i in $(seq {FILES}); do echo $i > d/$i; done", timeout_s=120)
     assert host.unsent() >= FILES
 
 
@@ -143,6 +144,7 @@ def test_a_container_that_is_stopped(host: Host, proxy: Proxy, mount_environment
 def test_unmounting_with_open_files(host: Host, proxy: Proxy, mount_environment: dict[str, str]) -> None:
     """A plain unmount is refused while files are open; a lazy one keeps them usable, and their bytes."""
     host.start()
+    host.tree()
     proxy.hang()
     descriptor = within(30, lambda: os.open(host.path / "open", os.O_CREAT | os.O_WRONLY))
     try:

@@ -107,6 +107,7 @@ def test_a_day_offline(embedded_supabase: dict[str, str], tmp_path: Path, settin
         Host(tmp_path / "host", {**environment, "SUPABASE_URL": proxy.url}) as host,
     ):
         host.start()
+        host.tree()
         for root in (host.path, shadow):
             within(30, lambda at=root: (at / "known").mkdir(parents=True))  # type: ignore[misc]
             for number in range(20):
