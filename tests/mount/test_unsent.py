@@ -1,0 +1,142 @@
+"""Unsent work in situations that the campaigns found, each by itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.campaigns.host import Host
+from tests.campaigns.looking import BucketClient, bucket_differences
+from tests.campaigns.modes import REFUSE, THROUGH
+from tests.support.mounts import within
+from tests.support.proxy import Proxy, Weather
+
+pytestmark = [pytest.mark.mount, pytest.mark.embedded]
+
+
+@pytest.fixture
+def proxy(mount_environment: dict[str, str]) -> Iterator[Proxy]:
+    """Stands between the mount and its Supabase."""
+    with Proxy(mount_environment["SUPABASE_URL"]) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def host(mount_environment: dict[str, str], proxy: Proxy, tmp_path: Path) -> Iterator[Host]:
+    """A mount that journals while Supabase is away, not started yet."""
+    settings = {**mount_environment, **THROUGH, "SUPABASE_URL": proxy.url}
+    with Host(tmp_path / "host", settings) as host:
+        yield host
+
+
+def test_a_truncation_that_failed_is_sent_later(host: Host, proxy: Proxy) -> None:
+    """As a failed close, truncate(2) by path leaves nothing that shows here and is never sent."""
+    host.environment |= REFUSE
+    host.start()
+    host.daemon.sh("echo twelve bytes > f; ls")
+    proxy.refuse()
+    with pytest.raises(OSError, match="Input/output"):
+        within(30, lambda: os.truncate(host.path / "f", 3))
+    proxy.clear()
+    host.wait_sent(30)
+    host.daemon.stop()
+
+
+def test_a_file_whose_upload_had_no_answer_can_be_removed_offline(
+    host: Host, proxy: Proxy, mount_environment: dict[str, str]
+) -> None:
+    """What the bucket has of it is ours, and goes when Supabase is back: nothing removed comes back."""
+    host.start()
+    host.daemon.sh("echo old > f; ls")
+    proxy.weather = Weather({"lose": 1.0}, only="PUT ")
+    host.daemon.sh("echo newer > f")
+    proxy.refuse()
+    host.daemon.sh("rm f; ls")
+    proxy.clear()
+    host.wait_sent()
+    with BucketClient.open(mount_environment, mount_environment["SUPABASE_URL"]) as client:
+        assert client.keys() == set()
+    assert host.tree() == {}
+    host.daemon.stop()
+
+
+def test_a_file_whose_upload_had_no_answer_can_be_renamed_offline(
+    host: Host, proxy: Proxy, mount_environment: dict[str, str]
+) -> None:
+    """It is there once, under its new name, with its new bytes, and no conflict is made of it."""
+    host.start()
+    host.daemon.sh("echo old > f; ls")
+    proxy.weather = Weather({"lose": 1.0}, only="PUT ")
+    host.daemon.sh("echo newer > f")
+    proxy.refuse()
+    host.daemon.sh("mv f g; ls")
+    proxy.clear()
+    host.wait_sent()
+    tree = host.tree()
+    assert {path: node.data for path, node in tree.items()} == {"g": b"newer\n"}
+    with BucketClient.open(mount_environment, mount_environment["SUPABASE_URL"]) as client:
+        assert bucket_differences(client, tree) == []
+    assert list(host.cache.glob("*/conflicts/*")) == []
+    host.daemon.stop()
+
+
+def test_unsent_files_cost_no_descriptors(host: Host, proxy: Proxy) -> None:
+    """Thousands may be renamed, and get other attributes, while Supabase is away."""
+    host.start()
+    host.daemon.sh("ls")
+    proxy.refuse()
+    host.daemon.sh("for i in $(seq 60); do echo $i > $i; done")
+
+    def descriptors() -> int:
+        return len(list(Path(f"/proc/{host.daemon.pid}/fd").iterdir()))
+
+    before = descriptors()
+    host.daemon.sh("for i in $(seq 60); do mv $i $i.renamed; chmod 600 $i.renamed; done")
+    assert descriptors() < before + 20
+    proxy.clear()
+    host.wait_sent()
+    host.daemon.stop()
+
+
+def test_a_replaced_file_shows_its_own_bytes_after_two_renames_over_it(
+    host: Host, proxy: Proxy, mount_environment: dict[str, str]
+) -> None:
+    """Two renames over one name, carried out late: the last one counts, here and in the bucket."""
+    host.start()
+    host.daemon.sh("mkdir d e; echo one > d/a; echo two > b; echo three > e/t; ls -R")
+    proxy.refuse()
+    host.daemon.sh("mv d c; mv c/a e/t; mv b e/t; cat e/t")
+    host.kill()
+    host.start()
+    assert host.daemon.sh("cat e/t") == "two\n"
+    proxy.clear()
+    host.wait_sent()
+    tree = host.tree()
+    assert {path: node.data for path, node in tree.items() if node.kind == "file"} == {"e/t": b"two\n"}
+    with BucketClient.open(mount_environment, mount_environment["SUPABASE_URL"]) as client:
+        assert bucket_differences(client, tree) == []
+    host.daemon.stop()
+
+
+@pytest.mark.parametrize("crash", [False, True])
+def test_attributes_set_after_a_rename_of_the_directory_stay(
+    host: Host, proxy: Proxy, *, crash: bool
+) -> None:
+    """What an unsent file is given while its directory's rename waits is there when all is carried out."""
+    host.start()
+    host.daemon.sh("mkdir d; echo x > d/f; ls -R")
+    proxy.refuse()
+    host.daemon.sh("echo more >> d/f; mv d e; setfattr -n user.a -v 1 e/f; chmod 755 e/f")
+    if crash:
+        host.kill()
+        host.start()
+    assert host.daemon.sh("stat -c %a e/f; getfattr -n user.a --only-values e/f") == "755\n1"
+    proxy.clear()
+    host.wait_sent()
+    assert host.daemon.sh("stat -c %a e/f; getfattr -n user.a --only-values e/f; cat e/f") == (
+        "755\n1x\nmore\n"
+    )
+    host.daemon.stop()
