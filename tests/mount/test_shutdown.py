@@ -38,7 +38,7 @@ def proxy(mount_environment: dict[str, str]) -> Iterator[Proxy]:
 @pytest.fixture
 def host(mount_environment: dict[str, str], proxy: Proxy, tmp_path: Path) -> Iterator[Host]:
     """A mount that writes to its journal, not started yet."""
-    settings = {"EXAIFS_WRITE_MODE": "back", "SUPABASE_URL": proxy.url, "EXAIFS_REQUEST_TIMEOUT_S": "5"}
+    settings = {"EXAIFS_WRITE_MODE": "back", "SUPABASE_URL": proxy.url, "EXAIFS_REQUEST_TIMEOUT_S": "2"}
     with Host(tmp_path / "host", {**mount_environment, **settings}) as host:
         yield host
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from tests.campaigns.host import Host
 from tests.campaigns.looking import BucketClient, bucket_differences
 from tests.campaigns.modes import REFUSE, THROUGH
-from tests.support.mounts import within
+from tests.support.mounts import wait_until, within
 from tests.support.proxy import Proxy, Weather
 
 pytestmark = [pytest.mark.mount, pytest.mark.embedded]
@@ -139,4 +140,29 @@ def test_attributes_set_after_a_rename_of_the_directory_stay(
     assert host.daemon.sh("stat -c %a e/f; getfattr -n user.a --only-values e/f; cat e/f") == (
         "755\n1x\nmore\n"
     )
+    host.daemon.stop()
+
+
+def test_a_working_directory_outlives_the_feed(host: Host, proxy: Proxy) -> None:
+    """Git and rsync ask where they are; that Supabase is away is no reason not to know."""
+    host.start()
+    host.daemon.sh("mkdir d; ls")
+    with subprocess.Popen(
+        ["bash", "-c", 'cd "$0" && echo ready && read -r _ && /bin/pwd -P', str(host.path / "d")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as program:
+        try:
+            assert program.stdout is not None
+            assert within(30, program.stdout.readline) == "ready\n"
+            proxy.refuse()
+            lost = "no change feed; directories are listed again as they age"
+            wait_until(lambda: lost in host.daemon.events(), 30, "the feed is lost")
+            # What the kernel is to forget, it is told in this order: then it has been told all of it.
+            wait_until(lambda: host.status()["state"] == "offline", 30, "the mount is offline")
+            output, _ = program.communicate("go on\n", timeout=30)
+        finally:
+            program.kill()
+    assert output.strip() == str(host.path / "d")
     host.daemon.stop()

@@ -22,7 +22,7 @@ SECONDS = float(os.environ.get("EXAIFS_CRASH_S") or "0")
 SEED = os.environ.get("EXAIFS_CRASH_SEED")
 ROUNDS = int(os.environ.get("EXAIFS_CRASH_ROUNDS") or "10")
 """Of one seed."""
-_SHORT_S = 35.0
+_SHORT_S = 20.0
 
 
 def play(seed: int, supabase: dict[str, str], until: float) -> Counter[str]:

@@ -28,7 +28,7 @@ pytestmark = [
 SECONDS = float(os.environ.get("EXAIFS_CRASH_S") or "0")
 SEED = int(os.environ.get("EXAIFS_CRASH_SEED") or "1")
 ACTIONS = 16
-SAMPLE = None if SECONDS else 5
+SAMPLE = None if SECONDS else 3
 """So many damages of each kind; None for all."""
 
 

@@ -26,8 +26,8 @@ pytestmark = [
 
 SECONDS = float(os.environ.get("EXAIFS_CRASH_S") or "0")
 SEED = int(os.environ.get("EXAIFS_CRASH_SEED") or "1")
-ACTIONS = 80 if SECONDS else 40
-CUTS = 24 if SECONDS else 4
+ACTIONS = 80 if SECONDS else 30
+CUTS = 24 if SECONDS else 2
 
 
 @pytest.mark.timeout(900)

@@ -26,7 +26,7 @@ pytestmark = [
 ]
 
 SECONDS = float(os.environ.get("EXAIFS_FAULTS_S") or "0")
-FILES = 3000 if SECONDS else 300
+FILES = 3000 if SECONDS else 150
 LARGE = 4 << 20
 
 DAY = """

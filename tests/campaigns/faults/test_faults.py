@@ -24,7 +24,7 @@ SECONDS = float(os.environ.get("EXAIFS_FAULTS_S") or "0")
 SEED = os.environ.get("EXAIFS_FAULTS_SEED")
 PHASES = 8
 """Of one seed."""
-_SHORT_S = 30.0
+_SHORT_S = 15.0
 
 
 def play(seed: int, settings: Settings, supabase: dict[str, str], until: float) -> Counter[str]:

@@ -97,7 +97,7 @@ def test_programs_in_bad_weather(
     """
     environment = {**new_bucket(embedded_supabase), **settings}
     chance = random.Random(name_of(settings))
-    programs = PROGRAMS if SECONDS else chance.sample(PROGRAMS, 4)
+    programs = PROGRAMS if SECONDS else chance.sample(PROGRAMS, 2)
     failed: list[str] = []
     with (
         Proxy(environment["SUPABASE_URL"], seed=7) as proxy,

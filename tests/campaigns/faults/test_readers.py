@@ -20,7 +20,7 @@ from tests.support.proxy import Fault, Proxy, Weather
 pytestmark = [pytest.mark.mount, pytest.mark.embedded]
 
 SECONDS = float(os.environ.get("EXAIFS_FAULTS_S") or "0")
-READ_S = SECONDS / 3 if SECONDS else 6.0
+READ_S = SECONDS / 3 if SECONDS else 3.0
 
 BAD: dict[Fault, float] = {
     "truncate": 0.15,
