@@ -114,7 +114,7 @@ def test_programs_in_bad_weather(
             code, output = run(program.script, there, source, host)
             proxy.clear()
             if code != 0:
-                failed.append(f"{program.name}: {output}")
+                failed.append(f"{program.name}: {output}\n{host.tail(40)}")
                 host.wait_sent(90)
                 tree = within(60, lambda at=there: mounted_tree(at))  # type: ignore[misc]
                 assert strange(tree, mounted_tree(shadow), mounted_tree(source)) == []
@@ -123,7 +123,7 @@ def test_programs_in_bad_weather(
                 code, output = run(program.script, there, source, host)
                 assert code == 0, output
             _compare(program, shadow, there, source, host)
-        assert failed == [] or settings == REFUSE
+        assert not failed or settings == REFUSE, "\n".join(failed)
         host.wait_sent(90)
         with BucketClient.open(environment, embedded_supabase["SUPABASE_URL"]) as client:
             assert bucket_differences(client, host.tree()) == []
