@@ -8,6 +8,7 @@ from typing import get_args
 import httpx
 import pytest
 
+from tests.support.mounts import wait_until
 from tests.support.nonsense import NonsenseServer, nonsense_server, reply
 from tests.support.proxy import Fault, Proxy, Weather
 
@@ -116,5 +117,5 @@ def test_moments_are_told(proxy: Proxy, client: httpx.Client) -> None:
     seen: list[tuple[str, str, bool]] = []
     proxy.watch = lambda moment, exchange: seen.append((moment, exchange.method, exchange.changes))
     client.put("/file", content=b"x")
-    proxy.watch = None
+    wait_until(lambda: len(seen) == 3, 10, "the last moment, which comes after the answer")
     assert seen == [("arrived", "PUT", True), ("done", "PUT", True), ("answered", "PUT", True)]
