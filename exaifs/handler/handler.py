@@ -13,8 +13,8 @@ from pydantic import SecretStr
 from exaifs.config import Config, load
 from exaifs.errors import ConfigError, ExaifsError
 from exaifs.handler.info import FileInfo, FilePage
-from exaifs.handler.sending import Progress
 from exaifs.handler.service import FileService
+from exaifs.remote.bodies import Progress
 from exaifs.remote.client import remote_of
 from exaifs.remote.files import SupabaseFiles
 from exaifs.remote.session import open_session

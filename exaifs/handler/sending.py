@@ -11,7 +11,7 @@ import os
 import secrets
 import stat
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,12 +30,9 @@ from exaifs.cache.localfile import (
 from exaifs.errors import FileTooLarge, IsADirectory, NoSpace, NotFound, NotPermitted
 from exaifs.fs.mime import SNIFF_BYTES, mime_type_of
 from exaifs.model import ObjectRecord, Posix
-from exaifs.remote.bodies import FileBody
+from exaifs.remote.bodies import FileBody, Progress, ReportingBody
 from exaifs.remote.files import FileCatalog
-from exaifs.remote.interface import Remote, RowPatch, SeekableBody, Upload
-
-Progress = Callable[[int, int], None]
-"""Told how many bytes are done, and of how many; never less than before."""
+from exaifs.remote.interface import Remote, RowPatch, Upload
 
 COPY_MIN_BYTES = 128 * 1024
 """Below this an upload costs less than the requests of a server-side copy."""
@@ -189,7 +186,7 @@ class Sender:
         limit = await self._limit()
         if limit is not None and staged.size_bytes > limit:
             raise FileTooLarge(f"{staged.size_bytes} bytes; the bucket takes {limit}")
-        body = _ReportingBody(FileBody(staged.fd, staged.size_bytes), progress)
+        body = ReportingBody(FileBody(staged.fd, staged.size_bytes), progress)
         await self._remote.objects.put(key, body, staged.upload)
         return await self._remote.catalog.commit(key, staged.upload)
 
@@ -198,39 +195,3 @@ class Sender:
             self._size_limit_bytes = (await self._remote.catalog.hello()).size_limit_bytes
             self._asked_limit = True
         return self._size_limit_bytes
-
-
-class _ReportingBody:
-    """A body that tells how far it was read; when it is repeated, nothing until it is further."""
-
-    def __init__(self, body: SeekableBody, progress: Progress) -> None:
-        self._body = body
-        self._progress = progress
-        self._told_bytes = 0
-
-    @property
-    def size_bytes(self) -> int:
-        """As the body's."""
-        return self._body.size_bytes
-
-    def chunks(self, start: int = 0) -> AsyncIterator[bytes]:
-        """Start from this byte."""
-        return _ReportingChunks(self._body.chunks(start), self._tell, start)
-
-    def _tell(self, done_bytes: int) -> None:
-        if done_bytes > self._told_bytes:
-            self._told_bytes = done_bytes
-            self._progress(done_bytes, self.size_bytes)
-
-
-class _ReportingChunks(AsyncIterator[bytes]):
-    def __init__(self, chunks: AsyncIterator[bytes], tell: Callable[[int], None], start: int) -> None:
-        self._chunks = chunks
-        self._tell = tell
-        self._done_bytes = start
-
-    async def __anext__(self) -> bytes:
-        chunk = await anext(self._chunks)
-        self._done_bytes += len(chunk)
-        self._tell(self._done_bytes)
-        return chunk

@@ -32,12 +32,13 @@ from exaifs.errors import (
 from exaifs.handler.destination import key_of, prefix_of, wish_of
 from exaifs.handler.info import FileInfo, FilePage, info_of, page_of
 from exaifs.handler.partfile import PartFile
-from exaifs.handler.sending import Progress, Sender, staged_copy
+from exaifs.handler.sending import Sender, staged_copy
 from exaifs.model import ObjectRef
 from exaifs.names import check_name
 from exaifs.providers.service import ProviderService
 from exaifs.providers.settings import load_providers
 from exaifs.providers.source import CachedContents
+from exaifs.remote.bodies import Progress
 from exaifs.remote.files import FileCatalog, FileRow
 from exaifs.remote.interface import Remote
 

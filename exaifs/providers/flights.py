@@ -14,6 +14,7 @@ import structlog
 from exaifs.errors import ExaifsError
 from exaifs.providers.errors import ProviderError, ProviderTimeout
 from exaifs.providers.records import to_time
+from exaifs.remote.bodies import Progress
 
 _log = structlog.get_logger(__name__)
 
@@ -30,6 +31,23 @@ class Flight(Generic[T]):
     done: anyio.Event = field(default_factory=anyio.Event)
     result: T | None = None
     error: ExaifsError | None = None
+    listeners: list[Progress] = field(default_factory=list)
+
+    def tell(self, done_bytes: int, total_bytes: int) -> None:
+        """Tell whoever waits how far the upload is; nobody is told of an upload that is not needed."""
+        for listener in tuple(self.listeners):
+            listener(done_bytes, total_bytes)
+
+    async def wait(self, progress: Progress | None = None) -> None:
+        """Wait for the end, whatever it is; who stops waiting is told nothing more."""
+        if progress is None:
+            await self.done.wait()
+            return
+        self.listeners.append(progress)
+        try:
+            await self.done.wait()
+        finally:
+            self.listeners.remove(progress)
 
 
 class Flights(Generic[K, T]):
@@ -45,18 +63,24 @@ class Flights(Generic[K, T]):
         self._limit_s = limit_s
         self._flights: dict[K, Flight[T]] = {}
 
-    def join(self, key: K, owner: str, work: Callable[[], Awaitable[T]]) -> Flight[T]:
-        """Return the work under way for a key, beginning it if there is none."""
+    def join(self, key: K, owner: str, work: Callable[[Progress], Awaitable[T]]) -> Flight[T]:
+        """Return the work under way for a key, beginning it if there is none.
+
+        Args:
+            key: of the work.
+            owner: whom it is begun for.
+            work: given what tells all who wait how far it is.
+        """
         flight = self._flights.get(key)
         if flight is None:
             flight = self._flights[key] = Flight(owner)
             self._spawn(self._run, key, flight, work)
         return flight
 
-    async def _run(self, key: K, flight: Flight[T], work: Callable[[], Awaitable[T]]) -> None:
+    async def _run(self, key: K, flight: Flight[T], work: Callable[[Progress], Awaitable[T]]) -> None:
         try:
             with anyio.fail_after(self._limit_s):
-                flight.result = await work()
+                flight.result = await work(flight.tell)
         except ExaifsError as exc:
             flight.error = exc
         except TimeoutError:

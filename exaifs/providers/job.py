@@ -16,6 +16,7 @@ from exaifs.providers.interface import Contents, ProviderFiles, State
 from exaifs.providers.records import StoredId, stored_id
 from exaifs.providers.sending import send, sending_of
 from exaifs.providers.settings import ProvidersConfig, ProviderSettings
+from exaifs.remote.bodies import Progress, ReportingBody
 from exaifs.remote.interface import Catalog
 
 _log = structlog.get_logger(__name__)
@@ -90,8 +91,12 @@ class Worker:
             and self._trusted.get(stored.id, 0.0) <= now
         )
 
-    async def settle(self, job: Job) -> Result:
+    async def settle(self, job: Job, tell: Progress) -> Result:
         """Return an id that is good now, and the file's record if the row was written.
+
+        Args:
+            job: what is wanted.
+            tell: told of the bytes of an upload.
 
         Raises:
             ProviderError, RemoteError: why there is none.
@@ -108,7 +113,7 @@ class Worker:
             if checked is not None:
                 return await self._store(job, sha256, checked, is_new=checked.id in self._unsaved)
         try:
-            uploaded = await self._upload(job, sha256, started)
+            uploaded = await self._upload(job, sha256, started, tell)
         except (ProviderError, NoAttribute) as exc:
             if not rejected or rejected[0].is_expired(self._clock()):
                 raise
@@ -163,12 +168,12 @@ class Worker:
                 _log.info("an id could not be checked", provider=self.settings.name, reason=str(exc))
         return "unknown"
 
-    async def _upload(self, job: Job, sha256: str, started: float) -> StoredId:
+    async def _upload(self, job: Job, sha256: str, started: float, tell: Progress) -> StoredId:
         if not job.may_upload and self.settings.upload == "never":
             raise NoAttribute(f"{self.settings.name} has no id of this file, and uploads are off")
         if not job.may_upload:
             raise ProviderRefused(f"{self.settings.name}: only the mount's owner may send files there")
-        body = self._contents.body(job.file.ref)
+        body = ReportingBody(self._contents.body(job.file.ref), tell)
         sending = sending_of(job.file, sha256, job.purpose, body)
         async with self._slots:
             _log.info(

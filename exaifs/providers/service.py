@@ -32,6 +32,7 @@ from exaifs.providers.job import Job, Worker
 from exaifs.providers.records import StoredId, is_id, stored_id, to_time
 from exaifs.providers.sending import check_locally
 from exaifs.providers.settings import ProvidersConfig, ProviderSettings
+from exaifs.remote.bodies import Progress
 from exaifs.remote.interface import Catalog
 
 _log = structlog.get_logger(__name__)
@@ -134,7 +135,13 @@ class ProviderService:
         return None if stored.is_ageing(now) or worker.is_due(stored, now) else stored
 
     async def value(
-        self, file: ObjectRecord, attribute: str, *, is_owner: bool = True, refresh: bool = False
+        self,
+        file: ObjectRecord,
+        attribute: str,
+        *,
+        is_owner: bool = True,
+        refresh: bool = False,
+        progress: Progress | None = None,
     ) -> tuple[bytes, ObjectRecord | None]:
         """Return an attribute, and the file's record if it was changed for that.
 
@@ -145,6 +152,7 @@ class ProviderService:
             attribute: see the class.
             is_owner: whether the reader may send files away where only the owner may.
             refresh: do not trust what is stored; check it at the provider.
+            progress: told of the bytes of an upload, whoever began it.
 
         Raises:
             NoAttribute: no such provider, or no such value.
@@ -160,7 +168,9 @@ class ProviderService:
         stored = None if refresh else self._ready(name, file)
         if stored is not None:
             return stored.id.encode(), None
-        found, record = await self._resolve(worker, file, is_owner=is_owner, refresh=refresh)
+        found, record = await self._resolve(
+            worker, file, is_owner=is_owner, refresh=refresh, progress=progress
+        )
         return found.id.encode(), record
 
     def _part(self, worker: Worker, file: ObjectRecord, part: str) -> bytes:
@@ -178,7 +188,13 @@ class ProviderService:
         return value
 
     async def _resolve(
-        self, worker: Worker, file: ObjectRecord, *, is_owner: bool, refresh: bool
+        self,
+        worker: Worker,
+        file: ObjectRecord,
+        *,
+        is_owner: bool,
+        refresh: bool,
+        progress: Progress | None,
     ) -> Result:
         name, content_id = worker.settings.name, file.ref.content_id
         try:
@@ -195,7 +211,7 @@ class ProviderService:
         with anyio.move_on_after(self._config.deadline_s):
             while True:
                 flight = self._flights.join(key, file.key, partial(self._work, worker, job))
-                await flight.done.wait()
+                await flight.wait(progress)
                 if flight.error is not None:
                     raise flight.error
                 if flight.result is None:
@@ -205,12 +221,12 @@ class ProviderService:
                 # Another file with the same content: its upload serves here too, but our row wants it.
         raise ProviderTimeout(f"{name}: not done within {self._config.deadline_s:g} s; it goes on")
 
-    async def _work(self, worker: Worker, job: Job) -> Result:
+    async def _work(self, worker: Worker, job: Job, tell: Progress) -> Result:
         """Get an id; remember how it went."""
         name, content_id = worker.settings.name, job.file.ref.content_id
         try:
             check_locally(worker.settings, job.file)
-            result = await worker.settle(job)
+            result = await worker.settle(job, tell)
         except ProviderError as exc:
             if job.may_upload:  # else it says nothing to the owner, who comes next
                 self._failures.note((name, content_id), exc)

@@ -7,12 +7,16 @@ somebody would have to close.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 import anyio.to_thread
 
 from exaifs.errors import IntegrityError
+from exaifs.remote.interface import SeekableBody
+
+Progress = Callable[[int, int], None]
+"""Told how many bytes are done, and of how many; never less than before."""
 
 _CHUNK_BYTES = 256 * 1024
 _INLINE_BYTES = 64 * 1024
@@ -85,4 +89,45 @@ class _FileChunks(AsyncIterator[bytes]):
                 "something else changed it"
             )
         self._position += len(chunk)
+        return chunk
+
+
+class ReportingBody:
+    """A body that tells how far it was read; when it is repeated, nothing until it is further.
+
+    Args:
+        body: the bytes.
+        progress: told of each chunk as it is read, that is a little before it is sent.
+    """
+
+    def __init__(self, body: SeekableBody, progress: Progress) -> None:
+        self._body = body
+        self._progress = progress
+        self._told_bytes = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """As the body's."""
+        return self._body.size_bytes
+
+    def chunks(self, start: int = 0) -> AsyncIterator[bytes]:
+        """Start from this byte."""
+        return _ReportingChunks(self._body.chunks(start), self._tell, start)
+
+    def _tell(self, done_bytes: int) -> None:
+        if done_bytes > self._told_bytes:
+            self._told_bytes = done_bytes
+            self._progress(done_bytes, self.size_bytes)
+
+
+class _ReportingChunks(AsyncIterator[bytes]):
+    def __init__(self, chunks: AsyncIterator[bytes], tell: Callable[[int], None], start: int) -> None:
+        self._chunks = chunks
+        self._tell = tell
+        self._done_bytes = start
+
+    async def __anext__(self) -> bytes:
+        chunk = await anext(self._chunks)
+        self._done_bytes += len(chunk)
+        self._tell(self._done_bytes)
         return chunk
