@@ -10,11 +10,14 @@ from __future__ import annotations
 import os
 import secrets
 import stat
+import time
 from collections import Counter
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import anyio
 
@@ -26,8 +29,9 @@ from exaifs.cache.localfile import (
     read_at,
     sha256_of_file,
     unlink_quietly,
+    write_at,
 )
-from exaifs.errors import FileTooLarge, IsADirectory, NoSpace, NotFound, NotPermitted
+from exaifs.errors import Exists, FileTooLarge, IsADirectory, NoSpace, NotFound, NotPermitted
 from exaifs.fs.mime import SNIFF_BYTES, mime_type_of
 from exaifs.model import ObjectRecord, Posix
 from exaifs.remote.bodies import FileBody, Progress, ReportingBody
@@ -38,6 +42,11 @@ COPY_MIN_BYTES = 128 * 1024
 """Below this an upload costs less than the requests of a server-side copy."""
 
 _PERMISSIONS = 0o777
+_BYTES_MODE = 0o644
+"""Of a file that was no file before."""
+
+Outcome = Literal["created", "replaced", "unchanged"]
+"""`unchanged`: the same bytes were there already, and were not sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +58,16 @@ class Staged:
     size_bytes: int
     sha256: str
     upload: Upload
+    names_type: bool = False
+    """Whether the caller named the MIME type: then the same bytes with another type are sent again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What became of an upload."""
+
+    record: ObjectRecord
+    outcome: Outcome
 
 
 @asynccontextmanager
@@ -60,9 +79,35 @@ async def staged_copy(source: Path, target: Path, threads: Threads) -> AsyncGene
         IsADirectory, NotPermitted: it is no regular file.
         NoSpace: the cache disk has no room for the copy.
     """
+    async with _staged(target, threads, partial(_stage, source, target)) as staged:
+        yield staged
+
+
+@asynccontextmanager
+async def staged_bytes(
+    data: bytes, name: str, mime_type: str | None, target: Path, threads: Threads
+) -> AsyncGenerator[Staged]:
+    """Write bytes where they can be sent from; what is left of them afterwards is removed.
+
+    Args:
+        data: all of the file.
+        name: of the file; with the bytes it tells the MIME type.
+        mime_type: the caller's own; None: found out.
+        target: in the cache's staging directory.
+        threads: for the disk.
+
+    Raises:
+        NoSpace: the cache disk has no room.
+    """
+    async with _staged(target, threads, partial(_stage_bytes, data, name, mime_type, target)) as staged:
+        yield staged
+
+
+@asynccontextmanager
+async def _staged(target: Path, threads: Threads, stage: Callable[[], Staged]) -> AsyncGenerator[Staged]:
     staged: Staged | None = None
     try:
-        staged = await threads.run(_stage, source, target)
+        staged = await threads.run(stage)
         yield staged
     finally:
         if staged is not None:
@@ -77,24 +122,42 @@ def _stage(source: Path, target: Path) -> Staged:
         raise IsADirectory(f"{source} is a directory; upload its files one by one")
     if not stat.S_ISREG(status.st_mode):
         raise NotPermitted(f"{source} is no regular file")
+    posix = Posix(mode=status.st_mode & _PERMISSIONS, mtime_ns=status.st_mtime_ns)
+    with _filled(target, partial(copy_contents, source)) as fd:
+        return _described(target, fd, source.name, None, posix)
+
+
+def _stage_bytes(data: bytes, name: str, mime_type: str | None, target: Path) -> Staged:
+    posix = Posix(mode=_BYTES_MODE, mtime_ns=time.time_ns())
+    with _filled(target, lambda fd: write_at(fd, 0, data)) as fd:
+        return _described(target, fd, name, mime_type, posix)
+
+
+@contextmanager
+def _filled(target: Path, fill: Callable[[int], object]) -> Iterator[int]:
+    """Make a file and fill it; it stays open unless something goes wrong."""
     fd = create(target)
     try:
-        copy_contents(source, fd)
-        size_bytes = os.fstat(fd).st_size
-        sha256 = sha256_of_file(fd, size_bytes)
-        upload = Upload(
-            sha256=sha256,
-            mime_type=mime_type_of(source.name, read_at(fd, 0, SNIFF_BYTES)),
-            posix=Posix(mode=status.st_mode & _PERMISSIONS, mtime_ns=status.st_mtime_ns),
-            write_id=secrets.token_hex(16),
-            size_bytes=size_bytes,
-        )
+        fill(fd)
+        yield fd
     except OSError as exc:
         os.close(fd)
         if is_out_of_space(exc):
             raise NoSpace("no room on the cache disk for the copy that is sent") from exc
         raise
-    return Staged(target, fd, size_bytes, sha256, upload)
+
+
+def _described(target: Path, fd: int, name: str, mime_type: str | None, posix: Posix) -> Staged:
+    size_bytes = os.fstat(fd).st_size
+    sha256 = sha256_of_file(fd, size_bytes)
+    upload = Upload(
+        sha256=sha256,
+        mime_type=mime_type or mime_type_of(name, read_at(fd, 0, SNIFF_BYTES)),
+        posix=posix,
+        write_id=secrets.token_hex(16),
+        size_bytes=size_bytes,
+    )
+    return Staged(target, fd, size_bytes, sha256, upload, names_type=mime_type is not None)
 
 
 class _Locks:
@@ -117,6 +180,12 @@ class _Locks:
                 del self._users[name], self._locks[name]
 
 
+def _is_stored(staged: Staged, record: ObjectRecord) -> bool:
+    """Tell whether a record is of these bytes, and of the type that the caller named."""
+    same = (record.sha256, record.size_bytes) == (staged.sha256, staged.size_bytes)
+    return same and (not staged.names_type or record.mime_type == staged.upload.mime_type)
+
+
 class Sender:
     """Brings staged files into the bucket.
 
@@ -132,10 +201,18 @@ class Sender:
         self._size_limit_bytes: int | None = None
         self._asked_limit = False
 
-    async def send(self, staged: Staged, key: str, progress: Progress) -> tuple[ObjectRecord, bool]:
+    async def send(self, staged: Staged, key: str, progress: Progress, *, replace: bool = True) -> Sent:
         """Put these bytes under a key; tell whether they were not there before.
 
+        Args:
+            staged: the bytes.
+            key: where.
+            progress: told what is sent.
+            replace: whether other bytes that are there may be replaced. Checked right before the upload;
+                between two hosts it is best effort, because the store has no call that does both.
+
         Raises:
+            Exists: other bytes are there.
             FileTooLarge: over the bucket's limit.
             RemoteError: why it could not be done.
         """
@@ -146,16 +223,16 @@ class Sender:
             self._locks.held(f"key {key}"),
         ):
             record = (await self._remote.catalog.stat([key])).get(key)
-            is_new = record is None or (record.sha256, record.size_bytes) != (
-                staged.sha256,
-                staged.size_bytes,
-            )
-            if is_new:
-                record = await self._copied(staged, key) if large else None
-                record = record or await self._uploaded(staged, key, progress)
-        assert record is not None
+            if record is not None and _is_stored(staged, record):
+                sent = Sent(record, "unchanged")
+            elif record is not None and not replace:
+                raise Exists(f"{key} is there, with other bytes")
+            else:
+                outcome: Outcome = "created" if record is None else "replaced"
+                copied = await self._copied(staged, key) if large else None
+                sent = Sent(copied or await self._uploaded(staged, key, progress), outcome)
         progress(staged.size_bytes, staged.size_bytes)
-        return record, is_new
+        return sent
 
     async def _copied(self, staged: Staged, key: str) -> ObjectRecord | None:
         """Content that the bucket has under another key is copied there, not sent."""

@@ -21,7 +21,6 @@ from exaifs.cache.contents import CacheLimits
 from exaifs.cache.localfile import Threads
 from exaifs.config import Config
 from exaifs.errors import (
-    ConfigError,
     ExaifsError,
     IntegrityError,
     InvalidArgument,
@@ -29,10 +28,11 @@ from exaifs.errors import (
     RemoteError,
     Stale,
 )
-from exaifs.handler.destination import key_of, prefix_of, wish_of
+from exaifs.handler.destination import Wish, key_of, prefix_of, wish_of
+from exaifs.handler.ids import FileIds
 from exaifs.handler.info import FileInfo, FilePage, info_of, page_of
 from exaifs.handler.partfile import PartFile
-from exaifs.handler.sending import Sender, staged_copy
+from exaifs.handler.sending import Outcome, Sender, Sent, Staged, staged_bytes, staged_copy
 from exaifs.model import ObjectRef
 from exaifs.names import check_name
 from exaifs.providers.service import ProviderService
@@ -60,14 +60,23 @@ class FileService:
         self._remote = remote
         self._files = files
         self._cache = cache
-        self._providers = providers
+        self.ids = FileIds(providers, cache)
         self._sender = Sender(remote, files)
         self._threads = Threads()
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, config: Config, remote: Remote, files: FileCatalog) -> AsyncGenerator[FileService]:
+    async def open(
+        cls, config: Config, remote: Remote, files: FileCatalog, *, patient: bool = False
+    ) -> AsyncGenerator[FileService]:
         """Open cache and providers; nothing is sent yet.
+
+        Args:
+            config: all settings.
+            remote: the bucket.
+            files: its rows.
+            patient: whether who asks for a provider's id waits as long as an upload may take, instead of
+                the providers' `deadline_s`.
 
         Raises:
             ConfigError: the cache directory cannot be used, or the providers' settings are wrong.
@@ -83,6 +92,8 @@ class FileService:
                 ClientCache.open(config.cache_dir, remote.identity, remote.objects, limits)
             )
             providers = None
+            if settings is not None and patient:
+                settings = settings.model_copy(update={"deadline_s": settings.upload_limit_s})
             if settings is not None:
                 providers = await stack.enter_async_context(
                     ProviderService.open(settings, remote.catalog, CachedContents(cache.contents))
@@ -100,13 +111,56 @@ class FileService:
         check_name(name)
         async with staged_copy(file_path, self._cache.new_staged(), self._threads) as staged:
             key = wish.key(name, staged.sha256)
-            record, is_new = await self._sender.send(staged, key, progress or _tell_nobody)
-            await self._cache.contents.adopt(staged.path, staged.sha256, staged.size_bytes)
-        fields = wish.fields if is_new else wish.given
+            sent = await self._sent(staged, key, progress, replace=True)
+        return await self._noted(sent, key, wish)
+
+    async def upload_bytes(
+        self,
+        data: bytes,
+        metadata: Mapping[str, Any],
+        mime_type: str | None,
+        progress: Progress | None = None,
+        *,
+        replace: bool,
+    ) -> tuple[FileRow, Outcome]:
+        """Bring bytes into the bucket at the `path` of their metadata; return the file.
+
+        Args:
+            data: all of the file.
+            metadata: as `upload_file` takes them; `path` names a file.
+            mime_type: None: found out by bytes and name.
+            progress: told what is sent.
+            replace: whether other bytes at the path may be replaced.
+
+        Raises:
+            Exists: other bytes are there, and are not to be replaced.
+            ExaifsError: as `upload_file`.
+        """
+        wish = wish_of(metadata)
+        path = wish.path or ""
+        key = key_of(path)
+        target = self._cache.new_staged()
+        name = path.rpartition("/")[2]
+        async with staged_bytes(data, name, mime_type, target, self._threads) as staged:
+            sent = await self._sent(staged, key, progress, replace=replace)
+        row = await self._files.by_id(await self._noted(sent, key, wish))
+        if row is None:
+            raise _gone(key)
+        return row, sent.outcome
+
+    async def _sent(self, staged: Staged, key: str, progress: Progress | None, *, replace: bool) -> Sent:
+        sent = await self._sender.send(staged, key, progress or _tell_nobody, replace=replace)
+        await self._cache.contents.adopt(staged.path, staged.sha256, staged.size_bytes)
+        return sent
+
+    async def _noted(self, sent: Sent, key: str, wish: Wish) -> str:
+        """Write into the row what came with an upload; return the file's id."""
+        record = sent.record
+        fields = wish.given if sent.outcome == "unchanged" else wish.fields
         if fields or record.file_id is None:
             record = (await self._files.annotate(key, fields)).record
         if record.file_id is None:
-            raise NotFound(f"{key} was deleted as soon as it was there")
+            raise _gone(key)
         if wish.continuation_id is not None:
             await self._files.link(record.file_id, wish.continuation_id)
         return record.file_id
@@ -126,19 +180,40 @@ class FileService:
     async def download_file(self, file_id: str) -> tuple[bytes, dict[str, Any]]:
         """Return a file's bytes and what is known of it."""
         data = bytearray()
-        info = await self._fetch(file_id, data.clear, data.extend, _tell_nobody)
-        return bytes(data), info.to_dict()
+        row = await self._fetch(file_id, data.clear, data.extend, _tell_nobody)
+        return bytes(data), info_of(row).to_dict()
+
+    async def read_whole(self, file_id: str) -> tuple[bytes, FileRow]:
+        """Return all bytes of one version of a file, verified, and its row."""
+        data = bytearray()
+        row = await self._fetch(file_id, data.clear, data.extend, _tell_nobody)
+        return bytes(data), row
+
+    async def read_part(self, ref: ObjectRef, offset: int, size_bytes: int) -> bytes:
+        """Return bytes [offset, offset + size_bytes) of one version; short only where it ends.
+
+        Raises:
+            Stale: this version is gone, and not in the cache.
+            RemoteError: the bytes are neither here nor to be had.
+        """
+        contents = self._cache.contents
+        contents.pin(ref)
+        try:
+            await self._cache.borrow(ref)
+            return await contents.read(ref, offset, size_bytes)
+        finally:
+            contents.unpin(ref)
 
     async def download_to(self, file_id: str, path: Path, progress: Progress | None) -> FileInfo:
         """Write a file's bytes to a local path, which gets all of them or is not touched."""
         part = await self._threads.run(PartFile, path)
         try:
-            info = await self._fetch(file_id, part.begin, part.write, progress or _tell_nobody)
+            row = await self._fetch(file_id, part.begin, part.write, progress or _tell_nobody)
             await self._threads.run(part.finish)
         finally:
             with anyio.CancelScope(shield=True):
                 await self._threads.run(part.close)
-        return info
+        return info_of(row)
 
     async def _fetch(
         self,
@@ -146,7 +221,7 @@ class FileService:
         begin: Callable[[], object],
         take: Callable[[bytes], object],
         progress: Progress,
-    ) -> FileInfo:
+    ) -> FileRow:
         """Read one version of a file, whole and verified.
 
         Args:
@@ -163,7 +238,7 @@ class FileService:
                 if not left:
                     raise
             else:
-                return info_of(row)
+                return row
         raise AssertionError("the last attempt returns or raises")
 
     async def _read(
@@ -210,15 +285,8 @@ class FileService:
 
     async def get_provider_file_id(self, file_id: str, provider: str) -> str:
         """Return a provider's id for a file, uploading it there on first use."""
-        if self._providers is None or provider not in self._providers.providers:
-            raise ConfigError(
-                f"no provider {provider!r} is configured. Name it in EXAIFS_PROVIDERS, or describe it in "
-                "EXAIFS_PROVIDERS_FILE."
-            )
-        record = (await self._row(file_id)).record
-        await self._cache.borrow(record.ref)
-        value, _record = await self._providers.value(record, provider)
-        return value.decode()
+        self.ids.check(provider)
+        return (await self.ids.get((await self._row(file_id)).record, provider)).id
 
     # looking
 
@@ -232,6 +300,14 @@ class FileService:
         if row is None:
             raise NotFound(f"no file {file_id_or_path!r} in the bucket {self._remote.bucket}")
         return info_of(row)
+
+    async def at(self, path: str) -> FileRow | None:
+        """Return the file at a path as below a mountpoint, or under a key that is no such path's."""
+        key = key_of(path)
+        row = await self._files.by_key(key)
+        if row is None and path.isascii() and path.removeprefix("/") != key:
+            row = await self._files.by_key(path.removeprefix("/"))
+        return row
 
     async def list_files(self, prefix: str, limit: int, cursor: str | None) -> FilePage:
         """Return a page of the files whose path starts with a prefix."""
@@ -269,6 +345,10 @@ def _page_size(limit: int) -> int:
     if not 1 <= limit <= _MAX_PAGE:
         raise InvalidArgument(f"a page has 1 to {_MAX_PAGE} files")
     return limit
+
+
+def _gone(key: str) -> NotFound:
+    return NotFound(f"{key} was deleted as soon as it was there")
 
 
 def _tell_nobody(_done_bytes: int, _total_bytes: int) -> None:
