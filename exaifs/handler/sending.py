@@ -34,7 +34,7 @@ from exaifs.cache.localfile import (
 from exaifs.errors import Exists, FileTooLarge, IsADirectory, NoSpace, NotFound, NotPermitted
 from exaifs.fs.mime import SNIFF_BYTES, mime_type_of
 from exaifs.model import ObjectRecord, Posix
-from exaifs.remote.bodies import FileBody, Progress, ReportingBody
+from exaifs.remote.bodies import FileBody, Progress, ReportingSeekableBody
 from exaifs.remote.files import FileCatalog
 from exaifs.remote.interface import Remote, RowPatch, Upload
 
@@ -263,7 +263,7 @@ class Sender:
         limit = await self._limit()
         if limit is not None and staged.size_bytes > limit:
             raise FileTooLarge(f"{staged.size_bytes} bytes; the bucket takes {limit}")
-        body = ReportingBody(FileBody(staged.fd, staged.size_bytes), progress)
+        body = ReportingSeekableBody(FileBody(staged.fd, staged.size_bytes), progress)
         await self._remote.objects.put(key, body, staged.upload)
         return await self._remote.catalog.commit(key, staged.upload)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import anyio.to_thread
 
 from exaifs.errors import IntegrityError
-from exaifs.remote.interface import SeekableBody
+from exaifs.remote.interface import Body, SeekableBody
 
 Progress = Callable[[int, int], None]
 """Told how many bytes are done, and of how many; never less than before."""
@@ -100,7 +100,7 @@ class ReportingBody:
         progress: told of each chunk as it is read, that is a little before it is sent.
     """
 
-    def __init__(self, body: SeekableBody, progress: Progress) -> None:
+    def __init__(self, body: Body, progress: Progress) -> None:
         self._body = body
         self._progress = progress
         self._told_bytes = 0
@@ -110,14 +110,31 @@ class ReportingBody:
         """As the body's."""
         return self._body.size_bytes
 
-    def chunks(self, start: int = 0) -> AsyncIterator[bytes]:
-        """Start from this byte."""
-        return _ReportingChunks(self._body.chunks(start), self._tell, start)
+    def chunks(self) -> AsyncIterator[bytes]:
+        """Start again from the first byte."""
+        return _ReportingChunks(self._body.chunks(), self._tell, 0)
 
     def _tell(self, done_bytes: int) -> None:
         if done_bytes > self._told_bytes:
             self._told_bytes = done_bytes
             self._progress(done_bytes, self.size_bytes)
+
+
+class ReportingSeekableBody(ReportingBody):
+    """The same for a body that can be taken up in the middle.
+
+    Args:
+        body: the bytes.
+        progress: told of each chunk as it is read.
+    """
+
+    def __init__(self, body: SeekableBody, progress: Progress) -> None:
+        super().__init__(body, progress)
+        self._seekable = body
+
+    def chunks(self, start: int = 0) -> AsyncIterator[bytes]:
+        """Start from this byte."""
+        return _ReportingChunks(self._seekable.chunks(start), self._tell, start)
 
 
 class _ReportingChunks(AsyncIterator[bytes]):
