@@ -101,6 +101,8 @@ class Config(BaseSettings):
     conflict: Literal["last-close", "refuse"] = Field(
         default="last-close", validation_alias=_names("EXAIFS_CONFLICT")
     )
+    mcp_token: SecretStr = Field(default=SecretStr(""), validation_alias=_names("EXAIFS_MCP_TOKEN"))
+    mcp_token_file: Path | None = Field(default=None, validation_alias=_names("EXAIFS_MCP_TOKEN_FILE"))
     drain_timeout_s: float = Field(default=25.0, ge=0, validation_alias=_names("EXAIFS_DRAIN_TIMEOUT_S"))
     require_online: bool = Field(default=False, validation_alias=_names("EXAIFS_REQUIRE_ONLINE"))
     log_level: Literal["debug", "info", "warning", "error"] = Field(
@@ -149,7 +151,7 @@ class Config(BaseSettings):
             raise ValueError(f"must be the project's URL alone, without {parts.path}")
         return value
 
-    @field_validator("cache_dir", "supabase_key_file", "providers_file")
+    @field_validator("cache_dir", "supabase_key_file", "providers_file", "mcp_token_file")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         """Keep the meaning of a path when the daemon leaves its working directory."""
@@ -169,16 +171,21 @@ class Config(BaseSettings):
         Raises:
             ConfigError: the file cannot be read.
         """
-        direct = self.supabase_key.get_secret_value().strip()
-        if direct or self.supabase_key_file is None:
-            return direct
-        try:
-            return self.supabase_key_file.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as exc:
-            raise ConfigError(
-                f"cannot read the key file {self.supabase_key_file}: {exc}. "
-                "Point SUPABASE_SERVICE_ROLE_KEY_FILE at a file that holds only the key."
-            ) from exc
+        return _secret_of(
+            self.supabase_key, self.supabase_key_file, "key", "SUPABASE_SERVICE_ROLE_KEY_FILE"
+        )
+
+    @property
+    def mcp_bearer(self) -> str:
+        """The token that clients of `exaifs mcp --http` must send; empty when none is set.
+
+        Raises:
+            ConfigError: its file cannot be read, or it cannot stand in a header.
+        """
+        token = _secret_of(self.mcp_token, self.mcp_token_file, "token", "EXAIFS_MCP_TOKEN_FILE")
+        if not (token.isascii() and token.isprintable()) or " " in token:
+            raise ConfigError("EXAIFS_MCP_TOKEN must be printable ASCII without spaces")
+        return token
 
     @property
     def may_keep(self) -> bool:
@@ -216,6 +223,20 @@ class Config(BaseSettings):
                 "SUPABASE_SERVICE_ROLE_KEY contains characters that no key has (spaces, line breaks, "
                 "quotes from another alphabet): copy it again, whole and alone."
             )
+
+
+def _secret_of(direct: SecretStr, file: Path | None, what: str, variable: str) -> str:
+    """Return a secret that is set directly, or held by a file; empty when it is neither."""
+    value = direct.get_secret_value().strip()
+    if value or file is None:
+        return value
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(
+            f"cannot read the {what} file {file}: {exc}. "
+            f"Point {variable} at a file that holds only the {what}."
+        ) from exc
 
 
 def _split_url(value: str) -> SplitResult:

@@ -93,17 +93,21 @@ def _literal(form: str) -> str:
 
 
 def secrets_of(config: Config) -> tuple[str, ...]:
-    """Return every secret the settings hold: the key and the database URL's password."""
+    """Return every secret the settings hold: the key, the database URL's password, the token of `mcp`."""
     try:
         key = config.key
     except ConfigError:
         key = config.supabase_key.get_secret_value()
+    try:
+        token = config.mcp_bearer
+    except ConfigError:
+        token = config.mcp_token.get_secret_value()
     database_url = config.database_url.get_secret_value()
     try:
         password = urlsplit(database_url).password or ""
     except ValueError:
         password = ""
-    return tuple(value for value in (key, database_url, password, unquote(password)) if value)
+    return tuple(value for value in (key, token, database_url, password, unquote(password)) if value)
 
 
 class _RedactingFormatter(structlog.stdlib.ProcessorFormatter):

@@ -31,6 +31,7 @@ COMMANDS: Final = {
     "init": "Print or apply the database schema; create the buckets.",
     "provider": "File ids at LLM providers: list, id, check, forget, prune.",
     "gc": "Delete orphans, expired files and rows without a file; shows them first.",
+    "mcp": "Serve the files to language models, by the Model Context Protocol.",
     "doctor": "Test the connection and this machine, and name the fix.",
     "version": "Show versions.",
 }

@@ -1,0 +1,83 @@
+"""What exists near a path that does not: so that a model finds the right name without a search."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from exaifs.errors import Exists, NotFound
+from exaifs.handler.destination import key_of
+from exaifs.mcp.paths import shown
+from exaifs.names import decode_component, split_key
+from exaifs.remote.interface import Catalog
+
+_LOOKED_AT = 1000
+_NAMED = 5
+_LIKENESS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """What a directory holds; directories end in a slash."""
+
+    names: Sequence[str]
+    more: bool
+
+
+async def _names_in(catalog: Catalog, prefix: str) -> _Names:
+    listing = await catalog.list_directory(prefix, limit=_LOOKED_AT)
+    files = [decode_component(split_key(record.key)[1]) for record in listing.records]
+    folders = [f"{decode_component(folder.component)}/" for folder in listing.folders]
+    return _Names([shown(name) for name in (*folders, *files)], listing.next_after is not None)
+
+
+async def not_found(catalog: Catalog, path: str) -> NotFound:
+    """Return the error for a file that does not exist, which names what does."""
+    key = key_of(path)
+    if (await _names_in(catalog, f"{key}/")).names:
+        return NotFound(
+            f"{shown(path)!r} is a directory, not a file: list_files(prefix={shown(path) + '/'!r})"
+        )
+    folders = path.split("/")[:-1]
+    name = path.rpartition("/")[2]
+    while True:
+        where = "".join(f"{folder}/" for folder in folders)
+        found = await _names_in(catalog, "".join(f"{part}/" for part in _components(where)))
+        if found.names or not folders:
+            break
+        name = folders.pop()
+    if not found.names:
+        return NotFound(f"there is no file {shown(path)!r}: the bucket has no files yet")
+    close = difflib.get_close_matches(name, found.names, _NAMED, _LIKENESS) or found.names[:_NAMED]
+    place = f"{shown(where)!r}" if where else "the bucket's root"
+    rest = len(found.names) - len(close)
+    more = f", and {rest}{' or more' if found.more else ''} others" if rest else ""
+    return NotFound(
+        f"there is no file {shown(path)!r}. In {place}: {', '.join(map(repr, close))}{more}. "
+        f"list_files(prefix={shown(where)!r}) shows all, search_files finds names anywhere"
+    )
+
+
+async def check_place(catalog: Catalog, path: str) -> None:
+    """Refuse a path where a file would hide others, or be hidden.
+
+    Raises:
+        Exists: a directory is there, or a file where the path needs a directory.
+    """
+    key = key_of(path)
+    parts = path.split("/")
+    parents = {key_of("/".join(parts[:count])): "/".join(parts[:count]) for count in range(1, len(parts))}
+    for taken in await catalog.stat([*parents]) if parents else ():
+        raise Exists(
+            f"{shown(parents[taken])!r} is a file, so nothing can be below it: choose another directory"
+        )
+    records, _ = await catalog.list_tree(f"{key}/", limit=1)
+    if records:
+        raise Exists(
+            f"{shown(path)!r} is a directory: name a file in it, such as {shown(path) + '/NAME'!r}"
+        )
+
+
+def _components(path: str) -> list[str]:
+    return key_of(path.removesuffix("/")).split("/") if path else []
