@@ -25,6 +25,7 @@ COMMANDS = (
     "init",
     "provider",
     "gc",
+    "mcp",
     "doctor",
     "version",
 )

@@ -12,6 +12,7 @@ from tests.cli.conftest import BareSupabase, Stranger, free_port
 from tests.cli.support import exaifs
 
 PASSWORD = "Pa55w0rd-of-these-tests"
+TOKEN = "t0ken-of-these-tests-0123456789"
 Commands = tuple[tuple[str, ...], ...]
 COMMANDS: Commands = (
     ("version",),
@@ -23,6 +24,9 @@ COMMANDS: Commands = (
     ("mount", "/nonexistent/mountpoint"),
     ("umount", "/nonexistent/mountpoint"),
     ("doctor", "--no-such-flag"),
+    ("mcp",),
+    ("mcp", "--http", "no address"),
+    ("mcp", "--http", "256.0.0.1:8765"),
     ("dev", "--state-dir", "/proc/nonexistent"),
 )
 TALKING: Commands = (
@@ -45,11 +49,12 @@ def run_everything(env: dict[str, str], tmp_path: Path, commands: Commands = COM
     more = {
         "EXAIFS_DATABASE_URL": f"postgresql://someone:{PASSWORD}@127.0.0.1:{free_port()}/x",
         "EXAIFS_LOG_LEVEL": "debug",
+        "EXAIFS_MCP_TOKEN": TOKEN,
         "FILE_CACHE_DIR": str(tmp_path / "cache"),
     }
     for command in commands:
         result = exaifs(*command, env={**env, **more})
-        for secret in (PASSWORD, *parts(env["SUPABASE_SERVICE_ROLE_KEY"])):
+        for secret in (PASSWORD, TOKEN, *parts(env["SUPABASE_SERVICE_ROLE_KEY"])):
             assert secret not in result.output, command
         # A header that is not secret itself would still betray a leak.
         assert not re.search(r"eyJ[A-Za-z0-9_-]{10}", result.output), command
