@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import os
 import signal
 import socket
 import struct
@@ -336,3 +338,32 @@ async def hanging_call(url: str) -> None:
     async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
         with suppress(httpx.HTTPError):
             await client.post(url, content=body, headers=headers)
+
+
+@pytest.mark.embedded
+@pytest.mark.anyio
+async def test_cancelling_an_upload(project: Project) -> None:
+    """The file is there whole, or not at all; the server goes on, and the next upload works."""
+    data = os.urandom(12_000_000)
+    arguments = {"path": "a.bin", "base64": base64.b64encode(data).decode()}
+    with (
+        Gate(project.environment["SUPABASE_URL"]) as gate,
+        http_server(project, more={"SUPABASE_URL": gate.url}) as server,
+    ):
+        async with http_caller(server.url) as served, anyio.create_task_group() as tasks:
+
+            async def tell(progress: float, total: float | None, message: str | None) -> None:
+                assert (total, message) == (len(data), "storing, in bytes")
+                assert progress <= len(data)
+                gate.hang()
+                tasks.cancel_scope.cancel()
+
+            await served.client.call_tool("upload_file", arguments, progress_callback=tell)
+            await anyio.sleep_forever()
+        gate.close()
+        gate.open()
+        async with http_caller(server.url) as served:
+            found = (await served.call("list_files"))["files"]
+            assert [file["size_bytes"] for file in found] in ([], [len(data)])
+            await served.call("upload_file", **arguments)
+            assert await served.download("a.bin") == data
