@@ -87,7 +87,12 @@ def checked_directory(directory: Path, lock_name: str, *, hold: bool) -> Iterato
     Raises:
         OSError: the lock file cannot be opened.
     """
-    descriptor = os.open(directory / lock_name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    flags = os.O_RDWR | os.O_CREAT if hold else os.O_RDONLY
+    try:
+        descriptor = os.open(directory / lock_name, flags | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:  # and looking makes none
+        yield None
+        return
     try:
         try:
             fcntl.flock(descriptor, (fcntl.LOCK_EX if hold else fcntl.LOCK_SH) | fcntl.LOCK_NB)

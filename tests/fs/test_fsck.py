@@ -55,10 +55,16 @@ class Host:
         """Return the kinds of all problems."""
         return sorted(finding.kind for finding in (await self.check()).problems)
 
+    def state(self) -> dict[Path, bytes]:
+        """Return all files with their bytes; what SQLite keeps beside its own is no change."""
+        files = [path for path in self.directory.rglob("*") if path.is_file()]
+        return {path: path.read_bytes() for path in files if not path.name.endswith(("-wal", "-shm"))}
+
     async def mended(self, *kinds: str) -> Report:
         """Expect just these problems, found twice, then repaired, and none after that."""
+        before = self.state()
         assert await self.problems() == sorted(kinds)
-        assert await self.problems() == sorted(kinds), "looking has changed something"
+        assert self.state() == before, "looking has changed something"
         report = await self.check(repair=True)
         assert report.is_clean, report.problems
         assert sorted(each.kind for each in report.repaired if each.severity == "problem") == sorted(kinds)
