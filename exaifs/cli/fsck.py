@@ -141,10 +141,13 @@ def _show(report: Report, session: Session) -> None:
         note(f"mounted at {report.mounted_at}: what this host has was looked at, and is not changed")
     left, repaired = len(report.problems), len(report.repaired)
     notes = sum(finding.severity == "note" for finding in report.findings)
-    words = "clean" if not left else f"{left:,} problems"
+    words = "clean" if not left else _number(left, "problem")
     if report.repair:
-        words = f"{repaired:,} repaired, " + ("nothing left" if not left else f"{left:,} problems left")
-    say(f"{words}, {notes:,} notes; {_checked(report)}", "bold red" if left else "bold green")
+        words = f"{repaired:,} repaired, " + (
+            f"{_number(left, 'problem')} left" if left else "nothing left"
+        )
+    words += f", {_number(notes, 'note')}; {_checked(report)}"
+    say(words, "bold green" if report.is_clean else "bold red")
     if left and not report.repair:
         note("exaifs fsck --repair repairs what loses nothing; for the rest see what is said above")
 
@@ -156,6 +159,10 @@ def _show_finding(finding: Finding, session: Session) -> None:
     for text in (finding.done, "" if finding.outcome == "repaired" else finding.advice):
         if text:
             say(session.redact(f"{'':<{len(head)}}-> {printable(text)}"))
+
+
+def _number(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _checked(report: Report) -> str:

@@ -16,6 +16,7 @@ import anyio
 
 from exaifs.cache.inspection import IndexFile
 from exaifs.cache.localfile import sha256_of_file
+from exaifs.config import MIB
 from exaifs.ops.fsck_conflicts import remove
 from exaifs.ops.fsck_report import Finding, Progress, Report
 
@@ -49,7 +50,8 @@ async def check_contents(place: Place, report: Report, progress: Progress) -> As
     """
     files = await anyio.to_thread.run_sync(_files, place.directory / "content")
     rows = {} if place.index is None else place.index.contents()
-    progress.begin(f"cached contents in {place.directory.name} ({len(files):,} files)", sum(files.values()))
+    total = sum(files.values())
+    progress.begin(f"cached contents ({len(files):,} files, {total // MIB:,} MiB)", total)
     for path, size_bytes in files.items():
         report.checked["contents"] += 1
         finding = await _check_file(place, path, rows, report)

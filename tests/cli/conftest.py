@@ -132,14 +132,22 @@ class Stranger:
 
     def falsifying(self, url: str) -> str:
         """Start a proxy to `url` that changes a byte of every download; return its URL."""
+
+        def flip(method: str, path: str, content: bytes) -> bytes:
+            if method == "GET" and path.startswith("/storage/v1/object/"):
+                return bytes([content[0] ^ 1]) + content[1:]
+            return content
+
+        return self.changing(url, flip)
+
+    def changing(self, url: str, change: Callable[[str, str, bytes], bytes]) -> str:
+        """Start a proxy to `url` that changes answers, by method, path and content; return its URL."""
         client = self._stack.enter_context(httpx.Client(base_url=url, timeout=20, trust_env=False))
 
         def forward(method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
             headers.pop("Host", None)
             answer = client.request(method, path, headers=headers, content=body)
-            content = answer.content
-            if method == "GET" and path.startswith("/storage/v1/object/"):
-                content = bytes([content[0] ^ 1]) + content[1:]
+            content = change(method, path, answer.content)
             kept = {name: value for name, value in answer.headers.items() if name not in FRAMING}
             return answer.status_code, kept, content
 

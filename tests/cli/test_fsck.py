@@ -197,6 +197,30 @@ def test_damaged_bytes(env: dict[str, str], project: Project, stranger: Stranger
 
 
 @pytest.mark.embedded
+def test_a_project_without_trigger_or_of_an_older_schema(
+    env: dict[str, str], project: Project, stranger: Stranger
+) -> None:
+    """Only `exaifs init` can mend that, and it is said."""
+    project.put("a", b"12345")
+
+    def proxied(**facts: Any) -> dict[str, str]:
+        def change(_method: str, path: str, content: bytes) -> bytes:
+            if not path.endswith("/rpc/exaifs_hello"):
+                return content
+            return json.dumps(json.loads(content) | facts).encode()
+
+        return {**env, "SUPABASE_URL": stranger.changing(env["SUPABASE_URL"], change)}
+
+    result = fsck(proxied(trigger_installed=False), "--repair")
+    assert (result.code, kinds(result)) == (1, ["trigger_missing"]), result
+    (finding,) = (each for each in result.json["findings"] if each["severity"] == "problem")
+    assert "exaifs init --apply" in finding["advice"]
+    result = fsck(proxied(schema_version=9))
+    assert result.code == 1
+    assert "exaifs init --apply" in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.embedded
 def test_what_waits_in_the_journal_is_left_alone(env: dict[str, str], project: Project) -> None:
     """A key that a mount is about to change is found, and not repaired."""
     project.put("a", b"12345")
@@ -228,7 +252,7 @@ def test_this_host_alone(tmp_path: Path) -> None:
     result = exaifs("fsck", "--local", env=env)
     assert result.code == 1, result
     assert f"problem   cache     {content}: a cached content is damaged" in result.stdout
-    assert "2 problems" in result.stdout.splitlines()[-1]
+    assert result.stdout.splitlines()[-1].startswith("2 problems, 0 notes; ")
     assert "--repair" in result.stderr
     result = exaifs("fsck", "--local", "--repair", env=env)
     assert result.code == 0, result
