@@ -90,7 +90,7 @@ class Database(sqlite3.Connection):
             self._since_begin = []
         try:
             cursor = call(self)
-        except sqlite3.OperationalError as exc:
+        except sqlite3.DatabaseError as exc:
             memory = self._go_to_memory(exc)
             if memory is None:
                 raise
@@ -101,16 +101,16 @@ class Database(sqlite3.Connection):
             self._since_begin = []
         return cursor
 
-    def _go_to_memory(self, exc: sqlite3.OperationalError) -> sqlite3.Connection | None:
+    def _go_to_memory(self, exc: sqlite3.DatabaseError) -> sqlite3.Connection | None:
         """Copy what there is to memory, with the transaction that failed; None: that is no way out."""
-        if not (self.schema and is_disk_trouble(exc)) or self._is_large():
+        if not (self.schema and (is_disk_trouble(exc) or _is_damage(exc))) or self._is_large():
             return None
         begun, self._since_begin = self._since_begin, []
         if super().in_transaction:  # trouble may have rolled it back already
             with suppress(sqlite3.Error):
                 super().execute("ROLLBACK")
         memory = self._memory = self._copied()
-        self.trouble = f"the index cannot be written: {exc}"
+        self.trouble = f"the index cannot be used: {exc}"
         _log.warning("the local index goes on in memory: the disk refuses it", reason=str(exc))
         for call in begun:
             call(memory)
@@ -126,6 +126,9 @@ class Database(sqlite3.Connection):
         memory = _in_memory()
         try:
             self.backup(memory)
+            verdict = memory.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if verdict != "ok":
+                raise sqlite3.DatabaseError(verdict)
         except sqlite3.Error as exc:
             _log.warning("the local index cannot be read: directories are listed anew", reason=str(exc))
             memory.close()
@@ -180,9 +183,14 @@ _BASE = sqlite3.Connection
 """Its methods, for both kinds of connection."""
 
 
-def is_disk_trouble(exc: sqlite3.OperationalError) -> bool:
+def is_disk_trouble(exc: sqlite3.DatabaseError) -> bool:
     """Tell whether it is the disk that refuses: full, read-only, failing."""
     return (exc.sqlite_errorcode & _PRIMARY_CODE) in _DISK_TROUBLE
+
+
+def _is_damage(exc: sqlite3.DatabaseError) -> bool:
+    """Tell whether the file is damaged; SQLite says so, too, of a disk that cannot be read."""
+    return (exc.sqlite_errorcode & _PRIMARY_CODE) == sqlite3.SQLITE_CORRUPT
 
 
 def _size_of(connection: Any) -> int:

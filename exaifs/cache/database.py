@@ -166,7 +166,7 @@ def _problem(path: Path, identity: str) -> str | None:
         if verdict != "ok":
             return f"damaged: {verdict}"
     except sqlite3.DatabaseError as exc:
-        if isinstance(exc, sqlite3.OperationalError) and is_disk_trouble(exc):
+        if is_disk_trouble(exc):
             raise  # it may be as good as new once the disk has room
         return f"damaged: {exc}"
     finally:

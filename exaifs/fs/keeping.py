@@ -10,11 +10,17 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
+import structlog
+
 from exaifs.cache.entries import Entry
 from exaifs.cache.intents import Put
+from exaifs.errors import ExaifsError
 from exaifs.fs.inodes import Inode
 from exaifs.fs.outbox import Outbox
 from exaifs.fs.staging import Staged
+from exaifs.names import path_of
+
+_log = structlog.get_logger(__name__)
 
 
 class Keeper:
@@ -82,6 +88,22 @@ class Keeper:
             staged.predecessor = None
         if inode.unlinked or inode.staged is not staged:  # meanwhile
             self._outbox.drop(staged.path.name)
+
+    async def note_sent(self, inode: Inode, staged: Staged) -> None:
+        """Have the journal say that a staged file was sent and is forgotten.
+
+        Nothing is raised: it is in the bucket all the same. Where the disk refuses, a next run finds record
+        and file, and sees that.
+        """
+        try:
+            await self._outbox.sync()
+        except ExaifsError as exc:
+            staged.record_lingers = True
+            _log.warning(
+                "sent, but the journal cannot say so: a next run may look at it once more",
+                path=path_of(inode.entry.key),
+                reason=str(exc),
+            )
 
     def forget(self, staged: Staged) -> None:
         """Forget a staged file that was sent, or that nobody wants; `Outbox.sync` makes that durable."""

@@ -205,7 +205,7 @@ class Publisher:
         staged.attempts = 0
         self._contact.succeeded()
         if staged.ever_kept or staged.predecessor is not None:
-            await self._outbox.sync()  # before the staged file goes elsewhere
+            await self._keeper.note_sent(inode, staged)  # before the staged file goes elsewhere
 
     async def _send(self, inode: Inode, draft: Draft, there: ObjectRecord | None) -> ObjectRecord:
         with trio.CancelScope() as scope:
@@ -257,8 +257,8 @@ class Publisher:
         inode.staged = None
         sha256 = inode.entry.sha256
         keep = not inode.unlinked and sha256 is not None and inode.entry.size_bytes == staged.size_bytes
-        staged.close(keep_file=keep)
-        if keep and sha256 is not None:
+        staged.close(keep_file=keep or staged.record_lingers)
+        if keep and sha256 is not None and not staged.record_lingers:
             await self._contents.adopt(staged.path, sha256, staged.size_bytes)
 
     # -- what the sender does ----------------------------------------------------------------------

@@ -81,6 +81,9 @@ class Staged:
         """When to send it in the background, by the event loop's clock."""
         self.attempts = 0
         """How often that failed in a row."""
+        self.record_lingers = False
+        """Whether the journal still names the file although it was sent: it could not be written."""
+        self._reads_only = False
         self._kept_generation = -1
         self._identified = -1
         self._hash = hashlib.sha256()
@@ -124,16 +127,29 @@ class Staged:
 
     @property
     def fd(self) -> int:
-        """The open descriptor.
+        """The open descriptor; for writing use `_fd_to_write`.
 
         Raises:
             ExaifsError: the file cannot be opened again.
         """
         if self._fd is None:
             try:
-                self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+                # To be sent it need not be written to, and a disk may refuse just that.
+                self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+                self._reads_only = True
             except OSError as exc:
                 raise _translate(exc) from exc
+        return self._fd
+
+    @property
+    def _fd_to_write(self) -> int:
+        if self._fd is None or self._reads_only:
+            try:
+                fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+            except OSError as exc:
+                raise _translate(exc) from exc
+            self.rest()
+            self._fd, self._reads_only = fd, False
         return self._fd
 
     @property
@@ -204,7 +220,7 @@ class Staged:
         self.expected_sha256 = None
         try:
             while done < len(view):
-                done += os.pwrite(self.fd, view[done:], offset + done)
+                done += os.pwrite(self._fd_to_write, view[done:], offset + done)
         except OSError as exc:
             self._undo(offset, done)
             raise _translate(exc) from exc
@@ -229,7 +245,7 @@ class Staged:
         """Cut or extend with zeros."""
         self.expected_sha256 = None
         try:
-            os.ftruncate(self.fd, size_bytes)
+            os.ftruncate(self._fd_to_write, size_bytes)
         except OSError as exc:
             raise _translate(exc) from exc
         if size_bytes == 0:
