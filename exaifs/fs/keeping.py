@@ -75,6 +75,8 @@ class Keeper:
     async def _keep(self, inode: Inode, staged: Staged) -> None:
         generation = staged.generation
         await staged.sync()
+        if staged.sealed:
+            await staged.expect()
         staged.write_id()  # told before it is used: an upload found after a crash is known as ours
         replaced = [] if staged.predecessor is None else staged.predecessor.names
         while True:

@@ -148,7 +148,7 @@ class Staged:
                 fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
             except OSError as exc:
                 raise _translate(exc) from exc
-            self.rest()
+            self._close_fd()
             self._fd, self._reads_only = fd, False
         return self._fd
 
@@ -173,7 +173,14 @@ class Staged:
         self._kept_generation = generation
 
     def rest(self) -> None:
-        """Give the descriptor back: thousands of files may wait to be sent."""
+        """Give the descriptor back: thousands of files may wait to be sent.
+
+        Who knows what the disk gives back when they are: the bytes are hashed again then.
+        """
+        self.expected_sha256, self._hashed_bytes = self.known_sha256, -1
+        self._close_fd()
+
+    def _close_fd(self) -> None:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
@@ -265,6 +272,11 @@ class Staged:
             raise DamagedBytes(f"staged bytes were damaged on the disk: {self.path}")
         return found
 
+    async def expect(self) -> None:
+        """Know the digest of bytes that stay as they are from now on, so that damage is found later."""
+        if self.known_sha256 is None:
+            self.expected_sha256 = await self.sha256()
+
     @property
     def known_sha256(self) -> str | None:
         """The digest, if it costs nothing."""
@@ -334,7 +346,7 @@ class Staged:
 
     def close(self, *, keep_file: bool = False) -> None:
         """Close, and remove the file unless it went elsewhere or must be kept."""
-        self.rest()
+        self._close_fd()
         if self.predecessor is not None:
             self.predecessor.close()
         if not keep_file:
