@@ -43,6 +43,7 @@ class Outbox:
         self._index = index
         # Mutable state, changed without an await but for the journal's.
         self._operations: dict[int, Operation] = {}
+        self._moves: dict[int, Move] = {}  # those of them that are moves
         self._keys = KeySet()
         self._order = Ordering()
         self._in_hand: set[int] = set()
@@ -79,16 +80,15 @@ class Outbox:
 
     def stored_key(self, key: str) -> str:
         """Return where the bucket has what is called `key` here: moves may wait to be carried out."""
-        for operation in reversed(self._operations.values()):
-            if isinstance(operation, Move):
-                key = moved_key(key, operation.entry.key, operation.source)
+        for move in reversed(self._moves.values()):
+            key = moved_key(key, move.entry.key, move.source)
         return key
 
     def local_key(self, number: int, key: str) -> str:
         """Return what is called `key` after an operation, once all later ones are carried out, too."""
-        for later, operation in self._operations.items():
-            if later > number and isinstance(operation, Move):
-                key = moved_key(key, operation.source, operation.entry.key)
+        for later, move in self._moves.items():
+            if later > number:
+                key = moved_key(key, move.source, move.entry.key)
         return key
 
     async def wait_settled(self, key: str) -> None:
@@ -132,6 +132,8 @@ class Outbox:
         """Have an operation of the journal wait."""
         self._operations[number] = operation
         self._order.add(number, keys_of(operation))
+        if isinstance(operation, Move):
+            self._moves[number] = operation
         for key in keys_of(operation):
             self._index.claim(key)
             if number not in self._direct:
@@ -188,6 +190,7 @@ class Outbox:
     def _close(self, number: int) -> None:
         operation = self._operations.pop(number)
         self._order.remove(number)
+        self._moves.pop(number, None)
         self._in_hand.discard(number)
         for key in keys_of(operation):
             self._index.release(key)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from exaifs.cache.entries import Entry, own_write, with_marker
 from exaifs.fs.core import Core
 from exaifs.fs.directories import Directories
-from exaifs.model import ObjectRecord
+from exaifs.model import Ino, ObjectRecord
 from exaifs.names import PLACEHOLDER, split_key
 
 
@@ -37,13 +37,24 @@ class Relocation:
             return fresh
         return replace(fresh, ino=self._index.allocate_ino())
 
-    def take_on(self, record: ObjectRecord, old_key: str, key: str | None = None) -> None:
+    def take_on(
+        self,
+        record: ObjectRecord,
+        old_key: str,
+        key: str | None = None,
+        *,
+        waiting: Collection[Ino] = (),
+    ) -> Entry | None:
         """Note the new version of an object.
 
         Args:
             record: of the object, where it is now.
             old_key: where it was.
             key: what it is called here, if later moves wait; as the record says, if not given.
+            waiting: what has changes that wait to be carried out.
+
+        Returns:
+            The file's entry before that; None if nothing was noted of a file.
         """
         key = record.key if key is None else key
         parent, component = split_key(key)
@@ -51,13 +62,14 @@ class Relocation:
             directory = self._index.directory(parent)
             if directory is not None and not directory.marker:
                 self._table.put(with_marker(directory, record))
-            return
+            return None
         entry = self._index.file(parent, component)
         if entry is None or entry.pending:
-            return
+            return None
         if entry.file_id is not None and record.file_id is not None and entry.file_id != record.file_id:
-            return  # another file has the name here; what became of this one waits to be carried out
-        self.take_on_entry(entry, record, old_key)
+            return None  # another file has the name here; what became of this one waits, too
+        self.take_on_entry(entry, record, old_key, attributes_wait=entry.ino in waiting)
+        return entry
 
     def take_on_entry(
         self, entry: Entry, record: ObjectRecord, old_key: str, *, attributes_wait: bool = False

@@ -24,7 +24,7 @@ from exaifs.fs.directories import Directories
 from exaifs.fs.inodes import Inode
 from exaifs.fs.keeping import Keeper
 from exaifs.fs.relocation import Relocation
-from exaifs.model import ObjectRecord
+from exaifs.model import Ino, ObjectRecord
 from exaifs.names import path_of, split_key
 from exaifs.remote.interface import Change, RowPatch
 
@@ -81,7 +81,7 @@ class Replayer:
             case Remove():
                 return await self._remove(operation), {}
             case Move() if operation.entry.is_dir:
-                return await self._move_tree(number, operation), {}
+                return [], await self._move_tree(number, operation)
             case Move():
                 return await self._move(number, operation)
             case Mark():
@@ -140,14 +140,15 @@ class Replayer:
 
         A file is known by its id, which goes along; equal bytes prove nothing while the source is there.
         """
-        is_source = there is not None and there.version == entry.version
         if taken is None:
             return None
         if entry.file_id is None or taken.file_id is None:
+            is_source = there is not None and there.version == entry.version
             return taken if _is_same(entry, taken) and not is_source else None
         if taken.file_id != entry.file_id:
             return None
-        if is_source:
+        # Its row went along, and whoever makes a new file there gives it another id.
+        if there is not None and there.file_id in {None, entry.file_id} and _is_same(entry, there):
             await self._carrier.remove([source])  # the last step of a rename over a file
         return taken
 
@@ -176,29 +177,40 @@ class Replayer:
 
     def _revised(self, number: int, entry: Entry, record: ObjectRecord) -> dict[int, Operation]:
         """Have later operations on the same file know the version it has now."""
-        revised: dict[int, Operation] = {}
-        for later, operation in self._outbox.operations.items():
-            if later > number and operation.entry.ino == entry.ino:
-                fresh = replace(operation.entry, version=record.version, etag=record.etag)
-                revised[later] = replace(operation, entry=fresh)
-        return revised
+        return {
+            later: _revised(operation, record)
+            for later, operation in self._outbox.operations.items()
+            if later > number and operation.entry.ino == entry.ino
+        }
 
-    async def _move_tree(self, number: int, operation: Move) -> list[str]:
+    def _later(self, number: int) -> dict[Ino, list[int]]:
+        """Return the numbers of later operations, by what they change."""
+        found: dict[Ino, list[int]] = {}
+        for later, operation in self._outbox.operations.items():
+            if later > number:
+                found.setdefault(operation.entry.ino, []).append(later)
+        return found
+
+    async def _move_tree(self, number: int, operation: Move) -> dict[int, Operation]:
         old, new = operation.source, operation.entry.key
         keys = [record.key async for record in self._carrier.tree(old)]
         if keys:
             await self._keep_collisions(old, new, keys)
             await self._carrier.move_all([(key, new + key[len(old) :]) for key in keys], replace=True)
         moved: set[str] = set()
+        revised: dict[int, Operation] = {}
+        waiting = self._later(number)
         async for record in self._carrier.tree(new):
             key = self._outbox.local_key(number, record.key)
-            self._relocation.take_on(record, old + record.key[len(new) :], key)
+            entry = self._relocation.take_on(record, old + record.key[len(new) :], key, waiting=waiting)
+            for later in waiting.get(entry.ino, ()) if entry is not None else ():
+                revised[later] = _revised(self._outbox.operations[later], record)
             moved.add(key)
         entry = self._index.by_ino(operation.entry.ino)
         if entry is not None:
             self._relocation.drop_unmoved(entry.key, moved)
             await self._keep_again(*self._table.below(entry.key))
-        return []
+        return revised
 
     async def _keep_collisions(self, old: str, new: str, keys: Iterable[str]) -> None:
         """Keep what another host has put where something is about to go."""
@@ -253,6 +265,11 @@ class Replayer:
         self._on_change(difference)
         for key in skipped:
             self._index.expire(split_key(key)[0])
+
+
+def _revised(operation: Operation, record: ObjectRecord) -> Operation:
+    """Return an operation on an object that has another version now."""
+    return replace(operation, entry=replace(operation.entry, version=record.version, etag=record.etag))
 
 
 def _is_same(entry: Entry, record: ObjectRecord) -> bool:

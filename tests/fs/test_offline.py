@@ -323,3 +323,23 @@ async def test_an_unlinked_file_that_is_open_goes_on(server: DoubleServer, mount
         assert await paths.ls() == []
         await back(server, paths)
         assert server.bucket.objects == {}
+
+
+async def test_a_replaced_name_is_not_brought_back_by_a_retry(
+    server: DoubleServer, mount: Mount, tmp_path: Path
+) -> None:
+    """A file of a renamed directory is moved over another one; only the last step of that fails."""
+    async with mount() as paths:
+        await paths.mkdir("d")
+        await paths.create("d/a", b"aaa")
+        await paths.create("d/b", b"bbb")
+        await paths.ls("d")
+        server.online = False
+        await paths.rename("d", "e")
+        await paths.rename("e/a", "e/b")
+        server.inject("remove", Busy("later"))
+        await back(server, paths)
+        assert await paths.ls("e") == ["b"]
+        assert sorted(server.bucket.objects) == ["e/.emptyFolderPlaceholder", "e/b"]
+        assert server.bucket.objects["e/b"].data == b"aaa"
+        assert conflicts(tmp_path) == []
