@@ -50,6 +50,7 @@ class Adoption:
         self._useless: list[int] = []
         self._adopted: dict[Ino, tuple[int, Put]] = {}
         self._moves: dict[int, Move] = {}
+        self._last: dict[Ino, int] = {}
         self._unread: set[str] = set()
         self._lost_records = bool(self._outbox.damaged)
 
@@ -66,6 +67,7 @@ class Adoption:
         for entry in self._index.drop_pending(kept):
             _log.info("a file of the last run was never closed", path=path_of(entry.key))
         self._moves = {number: move for number, move in intents.items() if isinstance(move, Move)}
+        self._last = {intent.entry.ino: number for number, intent in intents.items()}
         for number, intent in intents.items():
             await self._adopt(number, intent)
         self._outbox.discard_records(self._useless)
@@ -166,13 +168,14 @@ class Adoption:
         known = self._index.by_ino(operation.entry.ino)
         match operation:
             case Remove() | Unmark():
-                if known is not None and known.key == operation.entry.key:
+                if known is not None:
                     self._index.remove(known)
                     self._drop_put(operation.entry.ino)
             case Move():
                 self._make_moved(number, operation, known)
             case Mark():
-                self._make_marked(operation, known)
+                if known is not None or not self._is_superseded(number, operation.entry):
+                    self._make_marked(operation, known)
             case Patch() if known is not None:
                 entry = operation.entry
                 self._table.put(replace(known, posix=entry.posix, xattrs=entry.xattrs))
@@ -180,8 +183,14 @@ class Adoption:
                 pass
 
     def _make_moved(self, number: int, operation: Move, known: Entry | None) -> None:
-        wanted = operation.entry
+        wanted, replaced = operation.entry, operation.replaced
         if known is not None and known.key in self._places_after(number, wanted.key):
+            gone = None if replaced is None else self._index.by_ino(replaced.ino)
+            if gone is not None and gone.ino != known.ino:
+                self._index.remove(gone)  # made true again by an earlier record
+                self._drop_put(gone.ino)
+            return
+        if known is None and self._is_superseded(number, wanted):
             return
         there = self._index.child(wanted.parent, wanted.name)
         if there is not None:
@@ -194,6 +203,11 @@ class Adoption:
         below = self._table.below(known.key) if known.is_dir else [self._table.live(known.ino)]
         self._index.rename(known, placed)
         self._table.refresh(inode for inode in below if inode is not None)
+
+    def _is_superseded(self, number: int, entry: Entry) -> bool:
+        """Tell whether the index is so far ahead that a later record's file has an entry's name."""
+        there = self._index.child(entry.parent, entry.name)
+        return there is not None and self._last.get(there.ino, -1) > number
 
     def _places_after(self, number: int, key: str) -> set[str]:
         """Return what may be called `key` after an operation: the index may know some of the later ones."""

@@ -261,3 +261,45 @@ async def test_the_journal_is_empty_when_all_was_sent(
     async with mount() as paths:
         assert paths.fs.writes.sender.left() == 0
         assert list(await trio.Path(tmp_path / "cache" / "staging").iterdir()) == []
+
+
+async def test_what_was_replaced_later_does_not_show_again(
+    server: DoubleServer, mount: Mount, killed: Killed
+) -> None:
+    """The index knows all that happened; records from before a file was replaced do not undo it."""
+    async with mount() as paths:
+        await paths.create("a", b"a")
+        await paths.create("b", b"b")
+        server.online = False
+        await paths.rename("a", "c")
+        await paths.rename("b", "c")
+        await paths.rename("c", "b")
+        killed.now()
+    async with mount("killed") as paths:
+        assert await paths.ls() == ["b"]
+        assert await paths.read("b") == b"b"
+        await back(server, paths)
+        assert contents(server) == {"b": b"b"}
+
+
+async def test_a_directory_is_known_whose_name_was_another_ones_before(
+    server: DoubleServer, mount: Mount, killed: Killed
+) -> None:
+    """Records of what had its name do not cost the index what is in it."""
+    async with mount() as paths:
+        await paths.mkdir("full")
+        await paths.create("full/x", b"x")
+        await paths.create("f", b"f")
+        await paths.ls("full")
+        server.online = False
+        await paths.mkdir("d")
+        await paths.rmdir("d")
+        await paths.rename("f", "d")
+        await paths.unlink("d")
+        await paths.rename("full", "d")
+        killed.now()
+    async with mount("killed") as paths:
+        assert await paths.ls() == ["d"]
+        assert await paths.read("d/x") == b"x"
+        await back(server, paths)
+        assert contents(server) == {"d/.emptyFolderPlaceholder": b"", "d/x": b"x"}
