@@ -50,10 +50,12 @@ class Remove:
     Attributes:
         entry: as it was.
         write_ids: of uploads from here that may be what is there, as no answer came to them.
+        sent: SHA-256 of what they may have sent, for servers that keep no write ids.
     """
 
     entry: Entry
     write_ids: Sequence[str] = ()
+    sent: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +169,7 @@ def to_record(intent: Intent) -> Record:
                 "drop": list(intent.drop_xattrs),
             }
         case Remove():
-            record["write_ids"] = list(intent.write_ids)
+            record |= {"write_ids": list(intent.write_ids), "sent": list(intent.sent)}
         case Unmark():
             pass
     return record
@@ -192,7 +194,8 @@ def from_record(record: Record) -> Intent:
                 bool(record["acknowledged"]),
             )
         case "remove":
-            return Remove(entry, tuple(str(write_id) for write_id in record["write_ids"]))
+            write_ids = tuple(str(write_id) for write_id in record["write_ids"])
+            return Remove(entry, write_ids, tuple(str(sha256) for sha256 in record["sent"]))
         case "move":
             replaced = record["replaced"]
             return Move(

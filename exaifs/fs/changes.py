@@ -18,6 +18,7 @@ from exaifs.errors import ExaifsError
 from exaifs.fs.carrier import Carrier
 from exaifs.fs.contact import Contact, is_away
 from exaifs.fs.outbox import Outbox
+from exaifs.fs.staging import Staged
 from exaifs.model import ObjectRecord, Posix
 from exaifs.names import path_of
 from exaifs.remote.interface import RowPatch
@@ -59,7 +60,7 @@ class Changes:
         self,
         entry: Entry,
         *,
-        write_ids: Sequence[str] = (),
+        unsent: Staged | None = None,
         puts: Sequence[Put] = (),
         dropped: Sequence[str] = (),
     ) -> None:
@@ -67,11 +68,14 @@ class Changes:
 
         Args:
             entry: as it is.
-            write_ids: of uploads that may be what is there.
+            unsent: its staged bytes, of which an upload may have arrived.
             puts: new states of staged files.
             dropped: staged files that are of no use then.
         """
-        operation = Remove(entry, tuple(write_ids))
+        operation = Remove(entry)
+        if unsent is not None:
+            sent = (*unsent.sent, *([] if unsent.known_sha256 is None else [unsent.known_sha256]))
+            operation = Remove(entry, tuple(unsent.write_ids), sent)
 
         async def carry_out() -> None:
             await self.carrier.remove([entry.key])

@@ -95,12 +95,12 @@ class Contest:
         if record.write_id in staged.write_ids:
             return False  # an upload of ours whose answer was lost
         sha256 = record.sha256
-        if sha256 is None and record.size_bytes == staged.size_bytes:
+        if sha256 is None and record.size_bytes in {staged.size_bytes, *staged.sent.values()}:
             # On a server that drops metadata this may be our own upload, cut off before its commit; or it
             # is another client's. Only the bytes tell.
             await self._contents.materialize(record.ref)
             sha256 = self._contents.sha256_of(record.ref)
-        return sha256 != await staged.sha256()
+        return sha256 not in {await staged.sha256(), *staged.sent}
 
     async def set_aside(
         self, inode: Inode, staged: Staged, reason: str, record: ObjectRecord | None = None

@@ -69,6 +69,8 @@ class Keeper:
                 continue
             if staged.ever_kept:
                 await self._keep(inode, staged)
+                if inode.opens == 0:
+                    staged.rest()
             else:
                 await self._outbox.keep(puts_of([(inode, inode.entry)]))
 

@@ -84,11 +84,17 @@ class Outbox:
             key = moved_key(key, move.entry.key, move.source)
         return key
 
-    def local_key(self, number: int, key: str) -> str:
-        """Return what is called `key` after an operation, once all later ones are carried out, too."""
+    def local_key(self, number: int, key: str) -> str | None:
+        """Return what is called `key` after an operation, once all later ones are carried out, too.
+
+        None: a later one puts another file in its place.
+        """
         for later, move in self._moves.items():
-            if later > number:
-                key = moved_key(key, move.source, move.entry.key)
+            if later <= number:
+                continue
+            if key == move.entry.key:
+                return None
+            key = moved_key(key, move.source, move.entry.key)
         return key
 
     async def wait_settled(self, key: str) -> None:

@@ -60,7 +60,7 @@ class Remover:
             staged = inode.staged
             await self._changes.remove(
                 inode.entry,
-                write_ids=() if staged is None else staged.write_ids,
+                unsent=staged,
                 dropped=() if staged is None else staged.names,
             )
 

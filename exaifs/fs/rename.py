@@ -195,9 +195,7 @@ class Renamer:
         dropped = [] if target is None or target.staged is None else target.staged.names
         if source.may_be_stored:
             # Sent, but no answer came: what may be there must not stay under the old name.
-            assert source.staged is not None
-            write_ids = source.staged.write_ids
-            await self._changes.remove(source.entry, write_ids=write_ids, puts=puts, dropped=dropped)
+            await self._changes.remove(source.entry, unsent=source.staged, puts=puts, dropped=dropped)
         else:
             await self._outbox.keep(puts, dropped)
 

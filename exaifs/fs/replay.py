@@ -99,12 +99,22 @@ class Replayer:
         record = (await self._carrier.look([entry.key])).get(entry.key)
         if record is None:
             return []
-        if not (_is_same(entry, record) or record.write_id in operation.write_ids):
+        if not (_is_same(entry, record) or await self._is_sent_from_here(operation, record)):
             self._conflicts.note(entry.key, "removed here, but another host has changed it: it stays")
             return [entry.key]
         await self._keep_open_bytes(entry, record)
         await self._carrier.remove([entry.key])
         return []
+
+    async def _is_sent_from_here(self, operation: Remove, record: ObjectRecord) -> bool:
+        """Tell whether an object is what an upload without an answer has left."""
+        if record.write_id is not None or record.sha256 is not None:
+            return record.write_id in operation.write_ids
+        if not operation.sent:
+            return False
+        # Cut off before its commit, on a server that drops metadata: only the bytes tell.
+        await self._contents.materialize(record.ref)
+        return self._contents.sha256_of(record.ref) in operation.sent
 
     async def _keep_open_bytes(self, entry: Entry, record: ObjectRecord) -> None:
         """Who has a removed file open goes on reading it."""
@@ -202,6 +212,8 @@ class Replayer:
         waiting = self._later(number)
         async for record in self._carrier.tree(new):
             key = self._outbox.local_key(number, record.key)
+            if key is None:
+                continue
             entry = self._relocation.take_on(record, old + record.key[len(new) :], key, waiting=waiting)
             for later in waiting.get(entry.ino, ()) if entry is not None else ():
                 revised[later] = _revised(self._outbox.operations[later], record)

@@ -73,6 +73,8 @@ class Staged:
         """Whether the server refused these bytes for good, so that only a change is worth another try."""
         self.write_ids: list[str] = []
         """Of uploads from here, so that one whose answer was lost is known again as ours."""
+        self.sent: dict[str, int] = {}
+        """SHA-256 and size of what was sent from here, for servers that keep no write ids."""
         self.tried = False
         """Whether one was begun, so that the bucket may have an object of it."""
         self.generation = 0
@@ -167,6 +169,11 @@ class Staged:
         self.write_ids = list(write_ids)
         if self.write_ids:
             self._identified = self.generation
+
+    def note_sending(self, sha256: str) -> None:
+        """Note that an upload of the present bytes begins: whatever becomes of it, they may arrive."""
+        self.tried = True
+        self.sent[sha256] = self.size_bytes
 
     def note_kept(self, generation: int) -> None:
         """Note that the bytes of that generation, and a record of them, are on the disk."""
@@ -328,6 +335,7 @@ class Staged:
         twin.dirty_since_ns = self.dirty_since_ns
         twin.write_ids = list(self.write_ids)
         twin.tried = self.tried
+        twin.sent = dict(self.sent)
         twin.predecessor = self
         twin.generation = self.generation + 1
         twin.acknowledged = self.acknowledged
@@ -380,3 +388,4 @@ class Staged:
             if staged is not None:
                 staged.write_ids[:0] = replaced.write_ids
                 staged.tried |= replaced.tried
+                staged.sent |= replaced.sent

@@ -120,7 +120,7 @@ class Uploader:
         if source is None or source.key == key or self._outbox.overlaps(source.key):
             return None
         catalog = self._remote.catalog
-        draft.staged.tried = True
+        draft.staged.note_sending(upload.sha256)
         try:
             await self._remote.objects.copy(source.key, key)
             if not await self._is_certain(source):
@@ -147,7 +147,7 @@ class Uploader:
     async def _uploaded(self, inode: Inode, draft: Draft) -> ObjectRecord:
         entry, upload, staged = inode.entry, draft.upload, draft.staged
         self._check_size(inode, staged.size_bytes)
-        staged.tried = True
+        staged.note_sending(upload.sha256)
         body, memory = FileBody(staged.fd, staged.size_bytes), FileUploadMemory(staged.memory_path)
         await self._remote.objects.put(entry.key, body, upload, memory=memory)
         catalog = self._remote.catalog

@@ -9,7 +9,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from exaifs.errors import InvalidArgument, IsADirectory
+from exaifs.errors import ExaifsError, InvalidArgument, IsADirectory
 from exaifs.fs.core import Core
 from exaifs.fs.inodes import Inode
 from exaifs.fs.publish import Publisher
@@ -85,7 +85,11 @@ class Writer:
             await self._core.contents.with_room(0, partial(self._resize, inode, size_bytes))
             _modified(inode)
             if publish and inode.writers == 0:
-                await self._publisher.close_and_settle(inode)
+                try:
+                    await self._publisher.close_and_settle(inode)
+                except ExaifsError:
+                    await self._publisher.keep_unsent(inode)  # the size was changed all the same
+                    raise
 
     async def _resize(self, inode: Inode, size_bytes: int) -> None:
         staged = await self._writable(inode, keep_bytes=size_bytes > 0)

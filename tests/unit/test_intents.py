@@ -25,15 +25,14 @@ from exaifs.model import Ino, Kind, Posix
 names = st.text(st.characters(exclude_characters="/\0", codec="utf-8"), min_size=1, max_size=20)
 values = st.dictionaries(st.just("user.k") | st.just("user.ü"), st.binary(max_size=20), max_size=2)
 optional = st.none() | st.integers(0, 2**62)
+owners = st.none() | st.integers(0, 2**32 - 2)  # -1 is nobody: chown(2)
 write_ids = st.lists(st.text("0123456789abcdef", min_size=1, max_size=8), max_size=3).map(tuple)
 
 
 @st.composite
 def posix(draw: st.DrawFn, kind: Kind) -> Posix:
     """Return attributes of a file of some kind."""
-    return Posix(
-        draw(st.none() | st.integers(0, 0o7777)), draw(optional), draw(optional), draw(optional), kind
-    )
+    return Posix(draw(st.none() | st.integers(0, 0o7777)), draw(owners), draw(owners), draw(optional), kind)
 
 
 @st.composite
