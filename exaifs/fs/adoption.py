@@ -178,7 +178,9 @@ class Adoption:
                     self._make_marked(operation, known)
             case Patch() if known is not None:
                 entry = operation.entry
-                self._table.put(replace(known, posix=entry.posix, xattrs=entry.xattrs))
+                # The entry's times may be those of bytes that were never kept.
+                posix = operation.posix or known.posix
+                self._table.put(replace(known, posix=posix, xattrs=entry.xattrs))
             case Patch():
                 pass
 

@@ -250,10 +250,16 @@ class Renamer:
         puts = puts_of(
             (inode, replace(inode.entry, parent=new + inode.entry.parent[len(old) :])) for inode in below
         )
+
+        async def move() -> bool:
+            await self._move_objects(old, new)
+            self._take_name(source, renamed)  # before the journal says that it is done
+            return True
+
         try:
             moved = await self._changes.move_tree(
                 Move(old, self._place(source, renamed)),
-                lambda: self._move_objects(old, new),
+                move,
                 puts=puts,
                 undone=puts_of((inode, inode.entry) for inode in below),
             )
@@ -263,14 +269,18 @@ class Renamer:
             self._index.mark_unloaded(source.entry.parent)
             self._index.mark_unloaded(renamed.parent)
             raise
-        below = self._table.below(old)  # also what was made there during the moves
-        self._index.rename(source.entry, self._place(source, renamed))
-        self._table.refresh([source, *below])
-        if moved is not None:
+        if moved is None:
+            self._take_name(source, renamed)
+        else:
             await self._take_on_moved(old, new)
         source.change_posix(AttributeChange(), time.time_ns())
         self._table.store(source)
-        await self._keep_again(*below)
+        await self._keep_again(*self._table.below(new))
+
+    def _take_name(self, source: Inode, renamed: Entry) -> None:
+        below = self._table.below(source.entry.key)  # also what was made there during the moves
+        self._index.rename(source.entry, self._place(source, renamed))
+        self._table.refresh([source, *below])
 
     def _check_known(self, prefix: str) -> None:
         """Refuse to rename, while that must wait, what was never listed: nobody could read it meanwhile.
@@ -287,13 +297,12 @@ class Renamer:
         if longest - len(old.encode()) + len(new.encode()) > MAX_KEY_BYTES:
             raise InvalidArgument("a path below would be too long for the bucket")
 
-    async def _move_objects(self, old: str, new: str) -> bool:
+    async def _move_objects(self, old: str, new: str) -> None:
         """Move what is there; a checkpoint after which another host's newest files may be left."""
         carrier = self._changes.carrier
         keys = [record.key async for record in carrier.tree(old)]
         self._check_lengths(keys, old, new)
         await carrier.move_all([(key, new + key[len(old) :]) for key in keys])
-        return True
 
     async def _take_on_moved(self, old: str, new: str) -> None:
         moved: set[str] = set()
