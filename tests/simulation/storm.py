@@ -88,6 +88,7 @@ class Storm:
             "write_mode": choose(self.chance, ["through", "through", "back"]),
             "offline_writes": choose(self.chance, ["journal", "journal", "refuse"]),
             "write_back_s": choose(self.chance, [0.0, 2.0]),
+            "conflict": choose(self.chance, ["last-close", "last-close", "refuse"]),
         }
 
     @property
@@ -114,7 +115,7 @@ class Storm:
                 nursery.start_soon(self._outages, outages)
                 async with trio.open_nursery() as mounts:
                     mounts.start_soon(self._mount, "one", 0.6)
-                    mounts.start_soon(self._mount, "two", 0.0)
+                    mounts.start_soon(self._mount, "two", 0.3)
             outages.cancel()
             nursery.cancel_scope.cancel()
 
@@ -179,6 +180,7 @@ class Storm:
 
     async def _private(self, kernel: Kernel, private: Private) -> None:
         verbs = [self._write, self._write, self._write, self._read, self._unlink, self._rename]
+        verbs += [self._append, self._mark]
         usable = private.usable()
         if not private.made:
             await self._make(kernel, private)
@@ -230,6 +232,41 @@ class Storm:
         finally:
             await kernel.release(handle, ino)
         private.files[name] = {data}
+
+    async def _append(self, kernel: Kernel, private: Private, name: str) -> None:
+        """Write behind the end, have that made durable, and close."""
+        before = private.possible(name)
+        if len(before) != 1 or None in before:
+            return
+        (old,) = before
+        assert old is not None
+        path, data = f"{private.path}/{name}", b"+" * 5
+        handle, ino = await kernel.open(path, os.O_RDWR)
+        private.files[name] = before | {old + data}
+        self.note(f"append {path}")
+        try:
+            await kernel.fs.files.write(handle, len(old), data)
+            await kernel.fs.files.fsync(handle, False)  # noqa: FBT003 - pyfuse3's signature
+            private.files[name] = {old + data}
+            await kernel.fs.files.flush(handle)
+            self.note(f"appended {path}")
+        finally:
+            await kernel.release(handle, ino)
+
+    async def _mark(self, kernel: Kernel, private: Private, name: str) -> None:
+        """Change attributes, of the file or of its directory."""
+        path = choose(self.chance, [private.path, f"{private.path}/{name}"])
+        change = AttributeChange(mode=choose(self.chance, [0o600, 0o700, 0o755]))
+        value = b"%d" % self.chance.randrange(100)
+
+        async def act(ino: Ino) -> None:
+            await kernel.fs.namespace.setattr(ino, change, None)
+            await kernel.fs.xattrs.set(ino, b"user.k", value)
+
+        try:
+            await kernel.call_ino(path, act)
+        except NotFound:
+            assert path == private.path or None in private.possible(name), f"{path} is gone"
 
     async def _read(self, kernel: Kernel, private: Private, name: str) -> None:
         path = f"{private.path}/{name}"

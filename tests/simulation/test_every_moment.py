@@ -1,0 +1,84 @@
+"""kill -9 at every step of the event loop of random programs, with and without Supabase.
+
+`EXAIFS_SIMULATE_S=60 pytest -s tests/simulation/test_every_moment.py` goes on for as long with new seeds;
+`EXAIFS_SIMULATE_SEED=7` plays one again.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import HealthCheck, Phase, given, settings, strategies as st
+
+from tests.simulation.moments import AtEveryStep, Program
+from tests.simulation.weather import ThreadsInTurn
+
+SIMULATE_S = float(os.environ.get("EXAIFS_SIMULATE_S", "0"))
+SEED = os.environ.get("EXAIFS_SIMULATE_SEED")
+TWICE = 0.02
+"""Of how many kills the next run is killed at every step, too."""
+
+
+def play(seed: int) -> None:
+    """Play one program, and every next run; on failure say which, and what happened until then."""
+
+    # Inside `given` Hypothesis seeds trio's scheduler, the same for every example.
+    @settings(
+        max_examples=1,
+        database=None,
+        deadline=None,
+        phases=(Phase.generate,),
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(chosen=st.just(seed))
+    def program(chosen: int) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            played = Program(chosen, Path(directory))
+            try:
+                _play(played)
+            except BaseException:
+                sys.stderr.write(f"EXAIFS_SIMULATE_SEED={chosen}\n" + "\n".join(played.log) + "\n")
+                raise
+
+    program()
+
+
+def _play(played: Program) -> None:
+    _run(played.run, AtEveryStep(played))
+    assert len(played.moments) > 1
+    for moment in played.moments:
+        following = played.next_run(moment) if played.chance.random() < TWICE else None
+        _run(lambda: played.check(moment))  # noqa: B023 - called at once
+        if following is not None:
+            _run(following.recover, AtEveryStep(following))
+            for later in following.moments:
+                _run(lambda: following.check(later))  # noqa: B023 - as above
+
+
+def _run(act: Callable[[], Awaitable[None]], *instruments: trio.abc.Instrument) -> None:
+    clock = trio.testing.MockClock(autojump_threshold=0)
+    trio.run(act, clock=clock, instruments=[ThreadsInTurn(), *instruments])
+
+
+@pytest.mark.timeout(SIMULATE_S + 900)
+def test_a_kill_at_any_moment_loses_nothing_acknowledged() -> None:
+    """The next run shows and sends what was acknowledged, once, under its newest name; no conflicts."""
+    if SEED:
+        play(int(SEED))
+        return
+    if not SIMULATE_S:
+        for seed in range(6):
+            play(seed)
+        return
+    end = time.monotonic() + SIMULATE_S
+    while time.monotonic() < end:
+        play(random.SystemRandom().randrange(1 << 32))
