@@ -6,7 +6,7 @@ export EXAIFS_LITE_DIR := $(CURDIR)/.exaifs/lite
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test conformance check bench simulate crash faults format clean
+.PHONY: help run test conformance resources check bench simulate crash faults format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,11 @@ conformance: ## Compare the mount with a local file system for ten minutes
 	@.ci/bootstrap test
 	@exec env EXAIFS_CONFORMANCE_S=120 EXAIFS_STRESS_S=60 EXAIFS_TEST_NAMES=2000 pytest -q $(PYTEST_ARGS) \
 		tests/conformance tests/mount/test_posix_files.py
+
+resources: ## Fill, break and starve the cache disk in every combination (root)
+	@.ci/bootstrap test
+	@exec env EXAIFS_THOROUGH=1 pytest -q $(PYTEST_ARGS) tests/resources tests/mount/test_bounds.py \
+		tests/mount/test_failing_disk.py tests/unit/test_journal.py tests/unit/test_connection.py
 
 check: ## Run the checks only: format, lint, types
 	@.ci/bootstrap test

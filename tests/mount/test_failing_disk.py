@@ -13,6 +13,7 @@ import pytest
 
 from exaifs.cache.journalfile import read_journal
 from tests.mount.conftest import StoredBytes, exaifs_mount
+from tests.support.disks import THOROUGH
 from tests.support.faulty import FaultyDisk
 from tests.support.gate import Gate
 from tests.support.mounts import MountedDaemon, wait_until, within
@@ -87,7 +88,10 @@ def recovered(mount: MountedDaemon) -> bool:
     return bool(status_of(mount)["state"] == "online")
 
 
-@pytest.mark.parametrize("code", [errno.EROFS, errno.ENOSPC], ids=errno.errorcode.get)
+CODES = [errno.EROFS, errno.ENOSPC, errno.EIO] if THOROUGH else [errno.EROFS]
+
+
+@pytest.mark.parametrize("code", CODES, ids=errno.errorcode.get)
 def test_writes_to_the_disk_fail(
     mount: MountedDaemon,
     faulty: FaultyDisk,

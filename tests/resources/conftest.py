@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.disks import SmallDisk, small_disk, small_ext4
+from tests.support.disks import KINDS, SmallDisk, disk_of
 from tests.support.double import DoubleServer
 from tests.support.paths import Paths, mounted
 
@@ -28,15 +28,10 @@ def server() -> DoubleServer:
     return DoubleServer()
 
 
-@pytest.fixture(params=["tmpfs", "ext4"])
+@pytest.fixture(params=KINDS)
 def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SmallDisk]:
-    """A disk of 24 MiB: one in memory, one as most hosts have it."""
-    path = tmp_path / "disk"
-    with (
-        small_disk(path, size_mib=24)
-        if request.param == "tmpfs"
-        else small_ext4(path, tmp_path / "image", size_mib=24)
-    ) as disk:
+    """A disk of 24 MiB."""
+    with disk_of(request.param, tmp_path, size_mib=24) as disk:
         yield disk
 
 

@@ -10,6 +10,12 @@ from pathlib import Path
 
 import pytest
 
+THOROUGH = os.environ.get("EXAIFS_THOROUGH", "") != ""
+"""Whether every combination is tested (`make resources`), and not only those that differ most."""
+
+KINDS = ["ext4", "tmpfs"] if THOROUGH else ["ext4"]
+"""File systems to test on: what most hosts have, and one in memory."""
+
 _DEADLINE_S = 30
 
 
@@ -64,6 +70,18 @@ class SmallDisk:
     def used_bytes(self) -> int:
         """Return what du(1) counts."""
         return int(_run("du", "-s", "--block-size=1", str(self.path)).split()[0])
+
+
+@contextmanager
+def disk_of(kind: str, scratch: Path, *, size_mib: int) -> Iterator[SmallDisk]:
+    """Mount a disk of one of `KINDS` at `scratch/disk`; skip loudly where that is not allowed."""
+    path = scratch / "disk"
+    with (
+        small_ext4(path, scratch / "image", size_mib=size_mib)
+        if kind == "ext4"
+        else small_disk(path, size_mib=size_mib)
+    ) as disk:
+        yield disk
 
 
 @contextmanager

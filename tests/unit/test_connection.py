@@ -10,18 +10,13 @@ import pytest
 
 from exaifs.cache.connection import Database
 from exaifs.cache.database import open_database
-from tests.support.disks import SmallDisk, small_disk, small_ext4
+from tests.support.disks import KINDS, SmallDisk, disk_of
 
 
-@pytest.fixture(params=["tmpfs", "ext4"])
+@pytest.fixture(params=KINDS)
 def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SmallDisk]:
     """A disk of 16 MiB."""
-    path = tmp_path / "disk"
-    with (
-        small_disk(path, size_mib=16)
-        if request.param == "tmpfs"
-        else small_ext4(path, tmp_path / "image", size_mib=16)
-    ) as disk:
+    with disk_of(request.param, tmp_path, size_mib=16) as disk:
         yield disk
 
 

@@ -14,7 +14,7 @@ import trio
 from exaifs.cache.journal import Journal, open_journal
 from exaifs.cache.journalfile import HEADER, LOG_NAME, Record, encode, parse, read_journal
 from exaifs.errors import ExaifsError, JournalError, NoSpace
-from tests.support.disks import SmallDisk, small_disk, small_ext4
+from tests.support.disks import KINDS, SmallDisk, disk_of
 
 pytestmark = pytest.mark.anyio
 
@@ -27,16 +27,10 @@ def anyio_backend() -> str:
     return "trio"
 
 
-@pytest.fixture(params=["tmpfs", "ext4"])
+@pytest.fixture(params=KINDS)
 def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SmallDisk]:
     """A disk of 16 MiB."""
-    path = tmp_path / "disk"
-    mounted = (
-        small_disk(path, size_mib=16)
-        if request.param == "tmpfs"
-        else small_ext4(path, tmp_path / "image", size_mib=16)
-    )
-    with mounted as disk:
+    with disk_of(request.param, tmp_path, size_mib=16) as disk:
         yield disk
 
 
