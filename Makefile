@@ -28,7 +28,7 @@ conformance: ## Compare the mount with a local file system for ten minutes
 resources: ## Fill, break and starve the cache disk in every combination (root)
 	@.ci/bootstrap test
 	@exec env EXAIFS_THOROUGH=1 pytest -q $(PYTEST_ARGS) tests/resources tests/mount/test_bounds.py \
-		tests/mount/test_failing_disk.py tests/unit/test_journal.py tests/unit/test_connection.py
+		tests/mount/test_failing_disk.py tests/mount/test_full_disk.py tests/unit/test_journal.py tests/unit/test_connection.py
 
 check: ## Run the checks only: format, lint, types
 	@.ci/bootstrap test

@@ -15,11 +15,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import structlog
+
 from exaifs.errors import MountError
 from exaifs.processes import LOCK_NAME, read_lock
 
+_log = structlog.get_logger(__name__)
+
 _MIN_FREE_BYTES = 16 << 20
-"""Below this the local index could not be written; a full disk is refused before anything is mounted."""
+"""Below this the local index could not be made; a full disk is refused before anything is mounted."""
 
 _SLUG_CHARACTERS = 60
 
@@ -120,18 +124,27 @@ def _lock(descriptor: int, directory: Path, mountpoint: Path) -> None:
             "end it with exaifs umount, or set FILE_CACHE_DIR to another directory."
         ) from exc
     try:
-        status = os.statvfs(directory)
-        free_bytes = status.f_bavail * status.f_frsize
-        if free_bytes < _MIN_FREE_BYTES:
-            raise MountError(
-                f"the disk of the cache directory {directory} is full ({free_bytes >> 20} MiB free). Make "
-                "room, or set FILE_CACHE_DIR to another disk."
-            )
-        os.truncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "mountpoint": str(mountpoint)}).encode(), 0)
+        _check_room(directory)
+        words = json.dumps({"pid": os.getpid(), "mountpoint": str(mountpoint)}).encode()
+        os.pwrite(descriptor, words, 0)  # over what is there: that needs no room
+        os.truncate(descriptor, len(words))
         os.fsync(descriptor)
     except OSError as exc:
         raise _unusable(directory, exc) from exc
+
+
+def _check_room(directory: Path) -> None:
+    """Refuse to begin on a full disk, but not to go on: what waits there to be sent needs no room."""
+    status = os.statvfs(directory)
+    free_bytes = status.f_bavail * status.f_frsize
+    if free_bytes >= _MIN_FREE_BYTES:
+        return
+    if not (directory / "index.db").exists():
+        raise MountError(
+            f"the disk of the cache directory {directory} is full ({free_bytes >> 20} MiB free). Make "
+            "room, or set FILE_CACHE_DIR to another disk."
+        )
+    _log.warning("the disk of the cache directory is full", free_mib=free_bytes >> 20)
 
 
 def _unusable(directory: Path, exc: OSError) -> MountError:
