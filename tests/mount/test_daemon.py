@@ -142,6 +142,7 @@ def test_a_stop_ends_in_time(gate: Gate, mount_environment: dict[str, str], tmp_
             "requests still unanswered at unmount are given up",
             "adopted a file that was not sent",
             "not sent yet",
+            "kept for later",
         }
         descriptor = within(30, lambda: os.open(mount.path / "open", os.O_CREAT | os.O_WRONLY))
 

@@ -122,21 +122,22 @@ def test_the_command_online(mount: MountedDaemon, mount_environment: dict[str, s
 
 
 def test_the_command_offline(gate: Gate, mount_environment: dict[str, str], tmp_path: Path) -> None:
-    """State, since when, and what could not be sent; exit code 1; well again when the server is back."""
+    """State, since when, and what waits to be sent; exit code 1; well again when the server is back."""
     mount_environment["EXAIFS_REQUEST_TIMEOUT_S"] = "2"
     with exaifs_mount(mount_environment, tmp_path) as mount:
         mount.expected |= AWAY
         mount.sh("echo x > a")
         gate.close()
         wait_until(lambda: status_of(mount)["state"] == "offline", 20, "the mount is offline")
-        mount.sh("echo unsent > a", check=False)
+        mount.sh("echo unsent > a; mkdir d")
         found = status_of(mount)
-        assert (found["queue"]["waiting"], found["queue"]["failed"]) == (1, 1)
+        assert (found["queue"]["waiting"], found["queue"]["changes_waiting"]) == (1, 1)
+        assert found["queue"]["waiting_bytes"] == len("unsent\n")
         assert 0 <= found["queue"]["oldest_unsent_age_s"] < 60
         code, output = exaifs({}, "status", str(mount.path))
         assert code == 1
         assert output.startswith("state     offline: ")
-        assert "1 FAILED" in output
+        assert "1 waiting, 0 open and changed, 1 changes of names or attributes" in output
         gate.open()
         wait_until(
             lambda: exaifs({}, "status", str(mount.path))[0] == 0, 60, "the mount is well and all is sent"
