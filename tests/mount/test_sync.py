@@ -1,0 +1,127 @@
+"""`exaifs sync` and `.exaifs/sync`: waiting until what was written is in Supabase."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.mount.conftest import StoredBytes, exaifs, exaifs_mount
+from tests.support.gate import Gate
+from tests.support.mounts import MountedDaemon, within
+
+pytestmark = [pytest.mark.mount, pytest.mark.embedded]
+
+AWAY = {
+    "Supabase is away; serving what is known",
+    "no change feed; directories are listed again as they age",
+    "not sent yet",
+    "not carried out yet",
+    "kept for later",
+    "files not sent; they are kept in the cache directory for the next mount",
+}
+"""What a daemon says whose server is gone."""
+
+HOLD = """
+import os, sys
+descriptor = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY)
+os.write(descriptor, b"x")
+print("ready", flush=True)
+sys.stdin.read()
+"""
+"""Opens a file, writes to it, and keeps it open until its standard input ends."""
+
+NEVER_S = "3600"
+"""A rest after close that no test sees the end of."""
+
+
+@pytest.fixture
+def gate(mount_environment: dict[str, str]) -> Iterator[Gate]:
+    """Stands between the mount and its Supabase."""
+    with Gate(mount_environment["SUPABASE_URL"]) as gate:
+        mount_environment["SUPABASE_URL"] = gate.url
+        yield gate
+
+
+@pytest.fixture
+def mount(gate: Gate, mount_environment: dict[str, str], tmp_path: Path) -> Iterator[MountedDaemon]:
+    """A mount that sends nothing by itself for an hour after a close."""
+    assert gate.url == mount_environment["SUPABASE_URL"]
+    mount_environment |= {"EXAIFS_WRITE_MODE": "back", "EXAIFS_WRITE_BACK_S": NEVER_S}
+    with exaifs_mount(mount_environment, tmp_path) as daemon:
+        yield daemon
+
+
+def waiting(mount: MountedDaemon) -> list[dict[str, Any]]:
+    """Return the lines of the hidden file; reading it has everything tried."""
+    text = within(30, (mount.path / ".exaifs" / "sync").read_text)
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_everything_is_sent(mount: MountedDaemon, stored: StoredBytes) -> None:
+    """It returns once all of it is in Supabase; until then files are pending, after that clean."""
+    mount.sh("mkdir d; for n in 1 2 3; do echo $n > d/$n; done; ln -s 1 d/link")
+    assert stored("d/1") is None
+    assert "pending" in mount.sh("getfattr --only-values -n user.exai.state d/2")
+    code, output = exaifs({}, "sync", str(mount.path))
+    assert (code, output) == (0, "everything is in Supabase\n")
+    assert [stored(f"d/{number}") for number in (1, 2, 3)] == [b"1\n", b"2\n", b"3\n"]
+    assert stored("d/link") == b"1"
+    assert "clean" in mount.sh("getfattr --only-values -n user.exai.state d/2")
+    assert waiting(mount) == []
+
+
+def test_what_is_left_is_named(mount: MountedDaemon, gate: Gate, stored: StoredBytes) -> None:
+    """Exit code 1 when the time is up, with the names at and below the path only; later it goes on."""
+    mount.expected |= AWAY
+    mount.sh("mkdir a b; echo old > b/old; ls a b")
+    assert exaifs({}, "sync", str(mount.path))[0] == 0
+    gate.close()
+    mount.sh("echo 1 > a/1; echo 2 > b/2; mv b/old b/new")
+    code, output = exaifs({}, "sync", "--timeout", "1", str(mount.path / "b"))
+    assert code == 1
+    assert ("b/2" in output, "b/new" in output, "a/1" in output) == (True, True, False), output
+    assert {(line["what"], line["path"], line["source"]) for line in waiting(mount)} == {
+        ("file", "a/1", None),
+        ("file", "b/2", None),
+        ("move", "b/new", "b/old"),
+    }
+    gate.open()
+    assert exaifs({}, "sync", "--timeout", "60", str(mount.path))[0] == 0
+    assert (stored("a/1"), stored("b/2"), stored("b/new")) == (b"1\n", b"2\n", b"old\n")
+    assert stored("b/old") is None
+
+
+def test_what_is_open_is_not_waited_for(mount: MountedDaemon, stored: StoredBytes) -> None:
+    """Nobody was told that it is safe: it is named, and the rest is in Supabase."""
+    # A process of its own: a fork of this one closes its copy of the descriptor, and a close is a close.
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(mount.path / "open")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as holder:
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+        try:
+            assert within(30, holder.stdout.readline) == b"ready\n"
+            mount.sh("echo y > closed")
+            code, output = exaifs({}, "sync", str(mount.path))
+            assert code == 0
+            assert "open and changed, not waited for: open" in output
+            assert (stored("closed"), stored("open")) == (b"y\n", None)
+        finally:
+            holder.stdin.close()
+            holder.wait(30)
+    assert exaifs({}, "sync", str(mount.path))[0] == 0
+    assert stored("open") == b"x"
+
+
+def test_a_path_outside_is_refused(tmp_path: Path) -> None:
+    """Exit code 4, saying so."""
+    code, output = exaifs({}, "sync", str(tmp_path))
+    assert (code, "is in no exaifs mount" in output) == (4, True)
