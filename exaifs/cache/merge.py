@@ -211,9 +211,16 @@ class DirectoryMerge:
                     self._note_odd(odd_keys)
                     expired = self._index.is_expired(self._view)
                     self._index.mark_loaded(self._prefix, 0 if expired else self._at_ns)
+                    self._drop_empty(merge)
             yield merge.difference
             if not unseen:
                 return
+
+    def _drop_empty(self, merge: _Merge) -> None:
+        """Nothing is in it, and no marker: the directory went with what this listing did not name."""
+        marker_key = self._prefix + PLACEHOLDER
+        if not any(self._index.is_newer(key, self._view) for key in (self._prefix, marker_key)):
+            _prune(merge, self._prefix)
 
     def _note_odd(self, odd_keys: Iterable[str]) -> None:
         odd = self._odd

@@ -254,3 +254,18 @@ async def test_an_unsent_file_replaces_one_whose_upload_had_no_answer(
         await follow(paths)
         assert await paths.read("target") == b"source"
         assert server.bucket.objects["target"].data == b"source"
+
+
+async def test_a_folder_that_a_listing_finds_empty_is_gone(server: DoubleServer, mount: Mount) -> None:
+    """The feed told of its marker; that its last file had gone, only the folder's listing says."""
+    async with mount() as paths:
+        await paths.mkdir("d")
+        await paths.create("d/f", b"1")
+        assert await paths.ls("d") == ["f"]
+        await follow(paths)
+        del server.bucket.objects["d/f"]  # as in a gap of the log
+        server.bucket.remove([f"d/{PLACEHOLDER}"])
+        await follow(paths)
+        paths.fs.core.index.expire("d/")
+        assert await paths.ls("d") == []
+        assert await paths.ls() == []

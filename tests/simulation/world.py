@@ -167,7 +167,9 @@ def check_index(server: DoubleServer, index: Index) -> None:
         known = {entry.key: entry for entry in index.children(prefix)}
         records = {record.key: record for record in listing.records if not record.key.endswith(PLACEHOLDER)}
         folders = {f"{prefix}{folder.component}/": folder for folder in listing.folders}
-        assert set(known) == {*records, *folders}, f"keys in {prefix!r}"
+        assert set(known) == {*records, *folders}, (
+            f"keys in {prefix!r}: {set(known) ^ {*records, *folders}}, known {sorted(known)}"
+        )
         for key, record in records.items():
             assert known[key].version == record.version, key
             assert known[key].sha256 == record.sha256, key
