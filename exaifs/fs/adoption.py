@@ -51,6 +51,7 @@ class Adoption:
         self._adopted: dict[Ino, tuple[int, Put]] = {}
         self._moves: dict[int, Move] = {}
         self._last: dict[Ino, int] = {}
+        self._new: set[Ino] = set()
         self._unread: set[str] = set()
         self._lost_records = bool(self._outbox.damaged)
 
@@ -63,7 +64,8 @@ class Adoption:
         intents = self._read(records)
         for intent in intents.values():
             self._index.reserve_ino(intent.entry.ino)
-        kept = {intent.entry.ino for intent in intents.values() if isinstance(intent, Put | Mark)}
+        kept = {intent.entry.ino for intent in intents.values() if isinstance(intent, Put | Mark | Move)}
+        self._new = {intent.entry.ino for intent in intents.values() if isinstance(intent, Mark)}
         for entry in self._index.drop_pending(kept):
             _log.info("a file of the last run was never closed", path=path_of(entry.key))
         self._moves = {number: move for number, move in intents.items() if isinstance(move, Move)}
@@ -186,6 +188,12 @@ class Adoption:
 
     def _make_moved(self, number: int, operation: Move, known: Entry | None) -> None:
         wanted, replaced = operation.entry, operation.replaced
+        if wanted.is_dir and wanted.ino not in self._new:
+            # Its marker was written meanwhile: it is in the bucket.
+            wanted = replace(wanted, pending=False)
+            if known is not None and known.pending:
+                known = replace(known, pending=False)
+                self._table.put(known)
         if known is not None and known.key in self._places_after(number, wanted.key):
             gone = None if replaced is None else self._index.by_ino(replaced.ino)
             if gone is not None and gone.ino != known.ino:

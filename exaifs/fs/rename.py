@@ -279,6 +279,8 @@ class Renamer:
 
     def _take_name(self, source: Inode, renamed: Entry) -> None:
         below = self._table.below(source.entry.key)  # also what was made there during the moves
+        # What was waited for above may have written its marker.
+        source.entry = self._index.by_ino(source.ino) or source.entry
         self._index.rename(source.entry, self._place(source, renamed))
         self._table.refresh([source, *below])
 

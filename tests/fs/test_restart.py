@@ -303,3 +303,31 @@ async def test_a_directory_is_known_whose_name_was_another_ones_before(
         assert await paths.read("d/x") == b"x"
         await back(server, paths)
         assert contents(server) == {"d/.emptyFolderPlaceholder": b"", "d/x": b"x"}
+
+
+async def test_a_directory_made_and_renamed_offline_is_kept(
+    server: DoubleServer, mount: Mount, killed: Killed
+) -> None:
+    """Killed when its making was carried out and its rename was not: nothing of it is forgotten."""
+    async with mount() as paths:
+        await paths.ls()
+        server.online = False
+        await paths.mkdir("d")
+        await paths.create("d/f", b"1")
+        await paths.rename("d", "e")
+        with server.hold("list_tree") as gate:  # the second operation's first request
+            server.online = True
+            paths.fs.writes.sender.hurry()
+            await gate.wait_arrived()
+            killed.now()
+    server.online = False
+    server.bucket.objects = {
+        "d/.emptyFolderPlaceholder": server.bucket.objects["e/.emptyFolderPlaceholder"]
+    }
+    async with mount("killed") as paths:
+        assert await paths.ls() == ["e"]
+        assert await paths.read("e/f") == b"1"
+        await back(server, paths)
+        assert contents(server) == {"e/.emptyFolderPlaceholder": b"", "e/f": b"1"}
+    async with mount("killed") as paths:
+        assert await paths.ls() == ["e"]
