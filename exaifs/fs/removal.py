@@ -10,7 +10,7 @@ from exaifs.fs.core import Core
 from exaifs.fs.directories import Directories
 from exaifs.fs.inodes import Inode
 from exaifs.fs.markers import Markers
-from exaifs.names import path_of
+from exaifs.names import path_of, split_key
 
 _log = structlog.get_logger(__name__)
 
@@ -96,7 +96,10 @@ class Remover:
 
         Their unsent bytes, whose close failed, go. The caller has claimed the key.
         """
+        component = split_key(key)[1]
         for inode in self._table:
+            if inode.entry.component != component:  # of thousands, without making their keys
+                continue
             if inode.entry.key != key or not inode.dirty or inode.opens:
                 continue
             inode.unlinked = True

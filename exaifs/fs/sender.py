@@ -12,6 +12,7 @@ import random
 import sqlite3
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
+from itertools import islice
 
 import structlog
 import trio
@@ -40,6 +41,9 @@ _KEEP_S = 5.0
 
 _PACE_S = 0.01
 """Many closes in a row make one look at what waits."""
+
+_LOOK_S = 20e-6
+"""Several times what a look at one file takes."""
 
 _Item = tuple[object, Callable[[], Awaitable[None]]]
 """What is sent, as a key of the table of what is under way, and the attempt."""
@@ -111,19 +115,19 @@ class Sender:
                 self._start(nursery)
                 with trio.move_on_after(self._until_due()):
                     await news.wait()
-                await trio.sleep(_PACE_S)
+                # While files rest, each close is news; looking at them all again would take all the time.
+                await trio.sleep(_PACE_S if self._under_way else max(_PACE_S, _LOOK_S * len(self._files)))
 
     def _start(self, nursery: trio.Nursery) -> None:
         if trio.current_time() < self._pause_until:
             return
-        # While Supabase is away one question is enough.
-        room = (1 if self._contact.offline else AT_ONCE) - len(self._under_way)
-        for key, attempt in self._ready():
-            if room <= 0:
-                return
-            room -= 1
+        for key, attempt in islice(self._ready(), self._room()):
             self._under_way.add(key)
             nursery.start_soon(self._attempt, key, attempt)
+
+    def _room(self) -> int:
+        # While Supabase is away one question is enough.
+        return max((1 if self._contact.offline else AT_ONCE) - len(self._under_way), 0)
 
     async def _attempt(self, key: object, attempt: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -159,9 +163,12 @@ class Sender:
 
     def _until_due(self) -> float:
         """Return how long to sleep if nothing happens."""
-        if len(self._under_way) >= AT_ONCE:
+        # Thousands of things may wait, and news come often: look at them only if one of them could be sent.
+        if self._room() == 0:
             return math.inf
         now = trio.current_time()
+        if self._pause_until > now:
+            return self._pause_until - now
         times = [self._due_at(inode) for inode in self._waiting() if inode not in self._under_way]
         times += [
             self._due.get(number, -math.inf)
@@ -170,7 +177,7 @@ class Sender:
         ]
         if not times:
             return math.inf
-        soonest = max(min(times), self._pause_until)
+        soonest = min(times)
         # What is due and was not started waits for room, of which there will be news.
         return soonest - now if soonest > now else math.inf
 
