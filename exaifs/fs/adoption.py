@@ -215,9 +215,13 @@ class Adoption:
         self._table.refresh(inode for inode in below if inode is not None)
 
     def _is_superseded(self, number: int, entry: Entry) -> bool:
-        """Tell whether the index is so far ahead that a later record's file has an entry's name."""
+        """Tell whether the index is so far ahead that a later file has an entry's name.
+
+        One of which there is no record was sent already. (After a power cut it may be an older one; then
+        the index has the feed's place of then, too, and hears of both again.)
+        """
         there = self._index.child(entry.parent, entry.name)
-        return there is not None and self._last.get(there.ino, -1) > number
+        return there is not None and self._last.get(there.ino, number + 1) > number
 
     def _places_after(self, number: int, key: str) -> set[str]:
         """Return what may be called `key` after an operation: the index may know some of the later ones."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from exaifs.cache.conflicts import list_conflicts
 from exaifs.model import AttributeChange
@@ -331,3 +332,26 @@ async def test_a_directory_made_and_renamed_offline_is_kept(
         assert contents(server) == {"e/.emptyFolderPlaceholder": b"", "e/f": b"1"}
     async with mount("killed") as paths:
         assert await paths.ls() == ["e"]
+
+
+async def test_a_file_that_was_sent_is_not_forgotten_for_a_directory_of_before(
+    server: DoubleServer, mount: Mount, killed: Killed
+) -> None:
+    """Its name was a directory's; the file is sent, while the directory's records still wait."""
+    async with mount() as paths:
+        await paths.ls()
+        server.online = False
+        await paths.mkdir("c")
+        await paths.rmdir("c")
+        await paths.create("c", b"1")
+        with server.hold("remove") as gate:  # of the marker
+            server.online = True
+            paths.fs.writes.sender.hurry()
+            await gate.wait_arrived()
+            with trio.fail_after(5):
+                while await paths.getxattr("c", "user.exai.state") != b"clean":
+                    await trio.testing.wait_all_tasks_blocked(0.01)
+            killed.now()
+    server.online = False
+    async with mount("killed") as paths:
+        assert await paths.ls() == ["c"]
