@@ -18,7 +18,7 @@ run: ## Start a local Supabase, mount its bucket at ./files; Ctrl-C stops both
 test: ## Run all checks and tests
 	@.ci/bootstrap test
 	@.ci/checks
-	@exec pytest -q $(PYTEST_ARGS)
+	@exec pytest -q -n $(or $(JOBS),3) --dist loadfile $(PYTEST_ARGS)
 
 conformance: ## Compare the mount with a local file system for ten minutes
 	@.ci/bootstrap test
