@@ -176,5 +176,5 @@ def _set_aside(line: bytes, aside: Path | None, loaded: Loaded) -> None:
     path.write_bytes(line)
     loaded.damaged.append(path)
     _log.error(
-        "a record of unsent writes is damaged; it is kept aside and not carried out", kept_as=str(path)
+        "a record of the journal is damaged; it is kept aside and not carried out", kept_as=str(path)
     )

@@ -198,15 +198,22 @@ class Files:
     async def fsync(self, fh: Handle, _datasync: bool) -> None:  # noqa: FBT001  # pyfuse3's signature
         """Make what was written durable: it is in the journal when this returns, and is sent soon.
 
+        Each write through a handle of open(2) with O_SYNC or O_DSYNC ends here, too, and keeps the promise
+        of a close.
+
         Raises:
-            NoSpace, ExaifsError: the local disk refuses.
+            NoSpace, ExaifsError: the local disk, or for O_SYNC Supabase, refuses.
         """
         if is_virtual(fh):
             return
-        inode = self._handles.file(fh).inode
+        opened = self._handles.file(fh)
+        inode = opened.inode
         if inode.dirty:
             async with inode.lock:
-                await self._publisher.keep(inode)
+                if opened.flags & os.O_DSYNC:  # a bit of O_SYNC, too
+                    await self._publisher.close(inode, seal=False)
+                else:
+                    await self._publisher.keep(inode)
 
     async def release(self, fh: Handle) -> None:
         """The last reference to a handle is gone; errors reach nobody, so nothing is lost here."""

@@ -50,7 +50,7 @@ _DAY_S = 86400.0
 
 _GAP_RETRY_S = 1.0
 
-_JANITOR_PACE = 20.0
+_JANITOR_PACE = 8.0
 """So much less often than the feed the janitor asks: an idle mount should be nearly silent."""
 
 _FOLLOWED_TIMEOUT_S = 3600.0

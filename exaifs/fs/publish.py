@@ -98,8 +98,12 @@ class Publisher:
 
     # -- what close and fsync wait for -------------------------------------------------------------
 
-    async def close(self, inode: Inode) -> None:
+    async def close(self, inode: Inode, *, seal: bool = True) -> None:
         """Make good what a close promises; nothing to do when clean. The inode's lock is held.
+
+        Args:
+            inode: whose bytes.
+            seal: whether bytes that are kept for later must stay as they are: not while more is written.
 
         Raises:
             ExaifsError: why it could not be done; the bytes stay staged, and are sent when possible.
@@ -107,7 +111,7 @@ class Publisher:
         if not inode.dirty:
             return
         if self._policy.mode == "back" or self._must_wait(inode):
-            await self.keep(inode, seal=True)
+            await self.keep(inode, seal=seal)
             return
         try:
             with self._contact.impatient():
@@ -116,7 +120,7 @@ class Publisher:
             if not is_away(exc) or self._policy.offline == "refuse":
                 raise
             _log.warning("kept for later", path=path_of(inode.entry.key), reason=str(exc))
-            await self.keep(inode, seal=True)
+            await self.keep(inode, seal=seal)
 
     def _must_wait(self, inode: Inode) -> bool:
         if self._contact.offline and self._policy.offline == "refuse" and self._policy.mode == "through":
