@@ -132,7 +132,11 @@ def ask_child(script: str, path: Path, deadline_s: float) -> bytes | None:
                 sys.executable,
                 [sys.executable, "-I", "-S", "-c", script, os.fspath(path)],
                 os.environ,
-                file_actions=[(os.POSIX_SPAWN_DUP2, write_end, 1)],
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, write_end, 1),
+                    # Of a child that outlives its parent nobody wants to hear.
+                    (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
+                ],
             )
         finally:
             os.close(write_end)
