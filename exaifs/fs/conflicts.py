@@ -8,7 +8,7 @@ from pathlib import Path
 import structlog
 import trio
 
-from exaifs.cache.conflicts import Conflict, Version, describe, list_conflicts, new_file, this_host
+from exaifs.cache.conflicts import Conflict, Version, describe, new_file, this_host
 from exaifs.cache.contents import ContentStore
 from exaifs.errors import ExaifsError, Stale
 from exaifs.fs.staging import Staged
@@ -35,10 +35,6 @@ class Conflicts:
     def waiting(self) -> int:
         """Return how many wait for somebody's decision."""
         return len(list(self._directory.glob("*.json")))
-
-    def known(self) -> list[Conflict]:
-        """Return those."""
-        return list_conflicts(self._directory)
 
     def note(self, key: str, what: str) -> None:
         """Count and log a conflict of which no bytes are lost."""
