@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -21,6 +22,12 @@ LITE_DIR = Path(os.environ.get("EXAIFS_LITE_DIR", REPOSITORY / ".exaifs" / "lite
 START_TIMEOUT_S = 600.0
 """Covers the first run ever, which installs the Node packages."""
 STOP_TIMEOUT_S = 30.0
+
+
+def pytest_configure() -> None:
+    """Hear Ctrl-C: background jobs of a shell ignore it, and so would every program of the tests."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def environment_for(supabase: dict[str, str]) -> dict[str, str]:
