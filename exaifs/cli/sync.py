@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from exaifs.cli.command import MOUNTPOINT, Session, command as define, log_level, pass_session
-from exaifs.cli.output import complain, note, say
+from exaifs.cli.output import complain, note, printable, say
 from exaifs.config import MIB
 from exaifs.ops.sync import Left, mount_above, wait
 
@@ -58,21 +58,16 @@ def command(
 
 def _report(left: Left) -> int:
     for line in left.open[:_NAMED]:
-        note(f"open and changed, not waited for: {_printable(line['path'])}")
+        note(f"open and changed, not waited for: {printable(line['path'])}")
     for line in (left.waiting + left.failed)[:_NAMED]:
         why = f": {line['problem']}" if line["problem"] else ""
-        complain(f"not in Supabase: {_printable(line['path'])}{why}")
+        complain(f"not in Supabase: {printable(line['path'])}{why}")
     unsent = len(left.waiting) + len(left.failed)
     if unsent:
         say(f"{unsent:,} not in Supabase yet, safe on this host; see exaifs status")
         return 1
     say("everything is in Supabase")
     return 0
-
-
-def _printable(text: str) -> str:
-    shown = "".join(character if character.isprintable() else " " for character in text)
-    return shown.encode("utf-8", "replace").decode("utf-8")
 
 
 @contextmanager

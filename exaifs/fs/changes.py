@@ -129,22 +129,14 @@ class Changes:
             NotFound, Exists: as `Carrier.move`.
         """
         key, replaces = operation.entry.key, operation.replaced is not None
-        if self.must_wait(*keys_of(operation)):
-            await self.outbox.append(operation, puts=puts, dropped=dropped)
-            return None
 
         async def carry_out() -> ObjectRecord:
             return await self.carrier.move(operation.source, key, replace=replaces, may_replace=may_replace)
 
-        if replaces or puts or any(map(self.outbox.knows, dropped)):
+        in_steps = replaces or puts or any(map(self.outbox.knows, dropped))
+        if in_steps and not self.must_wait(*keys_of(operation)):
             return await self._in_steps(operation, puts, undone, carry_out, dropped)
-        try:
-            with self._contact.impatient():
-                return await carry_out()
-        except ExaifsError as exc:
-            self._check_may_wait(operation, exc)
-        await self.outbox.append(operation, puts=puts, dropped=dropped)
-        return None
+        return await self._now_or_later(operation, carry_out, puts=puts, dropped=dropped)
 
     async def move_tree(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,6 +34,11 @@ def is_away(exc: BaseException) -> bool:
     if isinstance(exc, Unauthorized | BucketMissing | SchemaMissing):
         return True
     return isinstance(exc, RemoteError) and exc.temporary
+
+
+def jittered(longest_s: float) -> float:
+    """Return a wait of at most so long, half of it by chance: hosts are not to ask in step."""
+    return longest_s * (0.5 + random.random() / 2)  # noqa: S311 - no cryptography
 
 
 class Contact:

@@ -7,7 +7,6 @@ from a backup, first run), they are all listed once more in the background.
 
 from __future__ import annotations
 
-import random
 import sqlite3
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ import trio
 
 from exaifs.cache.merge import Difference, merge_changes
 from exaifs.errors import RemoteError, SchemaMissing
+from exaifs.fs.contact import jittered
 from exaifs.fs.core import Core
 from exaifs.remote.interface import Change
 
@@ -100,7 +100,7 @@ class Feed:
             except (RemoteError, sqlite3.Error) as exc:
                 returned = self._returned
                 self._lost(exc)
-                with trio.move_on_after(backoff_s * (0.5 + random.random() / 2)):  # noqa: S311 - jitter
+                with trio.move_on_after(jittered(backoff_s)):
                     await returned.wait()
                 backoff_s = min(backoff_s * 2, _MAX_BACKOFF_S)
                 continue

@@ -8,7 +8,6 @@ intervals with jitter, until it answers.
 from __future__ import annotations
 
 import math
-import random
 import sqlite3
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
@@ -18,7 +17,7 @@ import structlog
 import trio
 
 from exaifs.errors import ExaifsError
-from exaifs.fs.contact import is_away
+from exaifs.fs.contact import is_away, jittered
 from exaifs.fs.core import Core
 from exaifs.fs.inodes import Inode
 from exaifs.fs.publish import Publisher
@@ -286,5 +285,4 @@ class Sender:
 
 def _backoff_s(failures: int) -> float:
     """Return how long to wait after so many failures: half of it by chance."""
-    longest_s = min(_MAX_RETRY_S, _FIRST_RETRY_S * 2.0 ** min(failures - 1, 10))
-    return longest_s * (0.5 + random.random() / 2)  # noqa: S311 - jitter
+    return jittered(min(_MAX_RETRY_S, _FIRST_RETRY_S * 2.0 ** min(failures - 1, 10)))
