@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from exaifs.remote.session import Session
 from exaifs.remote.upkeep import Finding, FindingPage, Settled
-from exaifs.remote.wire import foreign_answer, next_from_json
+from exaifs.remote.wire import foreign_answer, list_of, next_from_json
 
 
 class SupabaseHousekeeping:
@@ -30,7 +30,7 @@ class SupabaseHousekeeping:
     async def trim_log(self, keep_hours: int) -> int:
         """See `interface.Housekeeping`. The log is one for all buckets."""
         params = {"p_keep_hours": keep_hours}
-        return _count(await self._ask("exaifs_trim_log", params), "deleted")
+        return _count(await self._session.ask("exaifs_trim_log", params), "deleted")
 
     async def scan(
         self, what: Literal["files", "entries", "queue"], older_s: int, after: str, limit: int
@@ -44,7 +44,7 @@ class SupabaseHousekeeping:
                 answer = await self._call("exaifs_gc_entries", p_older_s=older_s, **params)
             case "queue":
                 answer = await self._call("exaifs_gc_queue", **params)
-        findings = tuple(_finding(value) for value in _list(answer, "findings"))
+        findings = tuple(_finding(value) for value in list_of(answer, "findings"))
         return FindingPage(findings, _count(answer, "scanned"), next_from_json(answer))
 
     async def condemn(self, findings: Sequence[Finding], older_s: int, lease_s: int) -> tuple[str, ...]:
@@ -74,24 +74,11 @@ class SupabaseHousekeeping:
         )
 
     async def _call(self, function: str, **params: Any) -> Mapping[str, Any]:
-        return await self._ask(function, {"p_bucket": self._bucket, **params})
-
-    async def _ask(self, function: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
-        answer = await self._session.retry.run(function, lambda: self._session.rpc(function, params))
-        if not isinstance(answer, Mapping):
-            raise foreign_answer(function)
-        return answer
-
-
-def _list(answer: Mapping[str, Any], name: str) -> list[Any]:
-    value = answer.get(name)
-    if not isinstance(value, list):
-        raise foreign_answer(name)
-    return value
+        return await self._session.ask(function, {"p_bucket": self._bucket, **params})
 
 
 def _texts(answer: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    return tuple(value for value in _list(answer, name) if isinstance(value, str))
+    return tuple(value for value in list_of(answer, name) if isinstance(value, str))
 
 
 def _count(answer: Mapping[str, Any], name: str) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from exaifs.remote.session import Session
-from exaifs.remote.wire import foreign_answer, next_from_json
+from exaifs.remote.wire import foreign_answer, list_of, next_from_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +45,14 @@ class Inspection:
             raise foreign_answer("exaifs_fsck_scan")
         findings = tuple(
             RowFinding(_text(value, "kind"), _text(value, "key"), _text(value, "note"))
-            for value in _list(answer, "findings")
+            for value in list_of(answer, "findings")
         )
         return RowFindings(findings, scanned, next_from_json(answer))
 
     async def repair(self, key: str) -> dict[str, str]:
         """Mend what is wrong at a key now; return what was done, by kind."""
         answer = await self._call("exaifs_fsck_repair", p_key=key)
-        return {_text(value, "kind"): _text(value, "done") for value in _list(answer, "done")}
+        return {_text(value, "kind"): _text(value, "done") for value in list_of(answer, "done")}
 
     async def set_hash(self, key: str, version: str, before: str | None, sha256: str) -> bool:
         """Note what the bytes of a version hash to; False: object or row are others by now.
@@ -77,18 +77,7 @@ class Inspection:
         await self._call("exaifs_register_bucket")
 
     async def _call(self, function: str, **params: Any) -> Mapping[str, Any]:
-        whole = {"p_bucket": self._bucket, **params}
-        answer = await self._session.retry.run(function, lambda: self._session.rpc(function, whole))
-        if not isinstance(answer, Mapping):
-            raise foreign_answer(function)
-        return answer
-
-
-def _list(answer: Mapping[str, Any], name: str) -> list[Any]:
-    value = answer.get(name)
-    if not isinstance(value, list):
-        raise foreign_answer(name)
-    return value
+        return await self._session.ask(function, {"p_bucket": self._bucket, **params})
 
 
 def _text(value: Any, name: str) -> str:

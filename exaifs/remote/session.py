@@ -131,6 +131,17 @@ class Session:
                 raise Unreachable(f"{function}: no answer in {self.timeout_s:g} s") from exc
         return answer.data
 
+    async def ask(self, function: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Call an SQL function that may be repeated, and return the JSON object it answers with.
+
+        Raises:
+            RemoteError: see `failures`.
+        """
+        answer = await self.retry.run(function, lambda: self.rpc(function, params))
+        if not isinstance(answer, Mapping):
+            raise foreign_answer(function)
+        return answer
+
     async def storage(
         self,
         what: str,

@@ -131,6 +131,18 @@ def foreign_answer(what: str) -> Unreachable:
     )
 
 
+def list_of(answer: Mapping[str, Any], name: str) -> list[Any]:
+    """Return a list that an answer must hold.
+
+    Raises:
+        Unreachable: it does not.
+    """
+    value = answer.get(name)
+    if not isinstance(value, list):
+        raise foreign_answer(name)
+    return value
+
+
 def record_from_json(value: Any) -> ObjectRecord:
     """Read one record.
 
