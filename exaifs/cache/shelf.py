@@ -216,7 +216,8 @@ class Shelf:
             The trouble, instead of raising it.
         """
         try:
-            await self.disk.place(path, sha256, size_bytes, file)
+            # The directory of its name may have to be made, which takes an inode.
+            await self.with_room(0, lambda: self.disk.place(path, sha256, size_bytes, file))
         except OSError as exc:
             self.health.failed("keeping cached content", exc)
             return local_error(exc)
@@ -254,11 +255,12 @@ class Shelf:
     def removal(self, path: Path) -> Callable[[], Awaitable[None]]:
         """Return what removes the file of an unfinished content; `with_room` waits for it from now on."""
         self._removals += 1
-        return partial(self._remove, path)
+        return partial(self._remove, self.threads.run, unlink_quietly, path)
 
-    async def _remove(self, path: Path) -> None:
+    async def _remove(self, remove: Callable[..., Awaitable[None]], *what: object) -> None:
+        """Do what gives room, counted before as one of the removals."""
         try:
-            await self.threads.run(unlink_quietly, path)
+            await remove(*what)
         finally:
             self._removals -= 1
             self._removed.set()
@@ -301,12 +303,18 @@ class Shelf:
                     raise
 
     async def _make_way(self, size_bytes: int) -> bool:
-        """Evict so much, as far as nobody has it open; tell whether anything went."""
+        """Evict so much, as far as nobody has it open; tell whether anything went.
+
+        What others are evicting at this moment has left the table and not yet the disk: it is waited
+        for, and is room for us as well.
+        """
         idle = [arriving for arriving in self._idle() if arriving.stored_bytes]
         for arriving in idle:
             arriving.close()
-        while self._removals:
-            await self._removed.wait()
+        if self._removals:
+            while self._removals:
+                await self._removed.wait()
+            return True
         keep_bytes = max(0, self.disk.total_bytes - size_bytes)
         return await self._gone(self.disk.evict(self.pinned_contents(), keep_bytes)) > 0 or bool(idle)
 
@@ -336,10 +344,13 @@ class Shelf:
         return {sha256 for sha256 in hashes if sha256 is not None}
 
     async def _gone(self, victims: list[str]) -> int:
+        if not victims:
+            return 0
         self.evictions += len(victims)
+        self._removals += 1
         # Files whose row is gone would be taken in again by the janitor of the next run.
         with anyio.move_on_after(_UNLINK_S, shield=True):
-            await self.disk.unlink(victims)
+            await self._remove(self.disk.unlink, victims)
         return len(victims)
 
     def _idle(self) -> Iterator[Partial]:
