@@ -65,7 +65,7 @@ class Bucket:
         bucket = {"id": "bench", "public": False, "file_size_limit": None, "allowed_mime_types": None}
         return {
             "schema_version": 99, "bucket": bucket, "trigger_installed": True, "bucket_registered": True,
-            "user_metadata_kept": True, "trigger_errors": 0, "cursor": "c",
+            "trigger_errors": 0,
         }  # fmt: skip
 
     def exaifs_changes(self, **_rest: Any) -> Any:

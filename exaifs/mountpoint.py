@@ -15,7 +15,6 @@ import re
 import shutil
 import stat
 import subprocess
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,17 +123,6 @@ def resolved(path: Path) -> Path:
             return candidate
         absolute = Path(os.path.abspath(candidate.parent / target))  # noqa: PTH100 - as above
     raise MountError(f"cannot use {path} as a mountpoint: {os.strerror(errno.ELOOP)}")
-
-
-def wait_mounted(path: Path, deadline_s: float) -> bool:
-    """Poll until exaifs is mounted at `path`; tell whether it is."""
-    end = time.monotonic() + deadline_s
-    while time.monotonic() < end:
-        mount = find(path)
-        if mount is not None and mount.is_ours:
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def check(path: Path, *, nonempty: bool = False, allow_other: bool = False) -> None:

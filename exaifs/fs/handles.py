@@ -132,10 +132,6 @@ class HandleTable:
         opened.inode.opens -= 1
         return opened
 
-    def open_files(self) -> list[OpenFile]:
-        """Return the files that are open."""
-        return list(self._files.values())
-
     def _allocate(self) -> Handle:
         handle = Handle(self._next)
         self._next += 1

@@ -172,12 +172,8 @@ class Hello:
     public: bool
     trigger_installed: bool
     """Whether `storage.objects` tells `file_metadata` and the change log of every write."""
-    user_metadata_kept: bool
-    """Whether an upload's `x-metadata` reaches the row (not on the embedded server)."""
     bucket_registered: bool
     """Whether the trigger watches this bucket (`exaifs init --bucket`)."""
-    change_cursor: str
-    """Where the change feed stands now; opaque."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,7 +309,12 @@ class Catalog(Protocol):
         """
 
     async def changes(self, cursor: str, limit: int = 1000) -> ChangePage:
-        """Return what was committed after the cursor; a transaction still running is never skipped."""
+        """Return what was committed after the cursor; a transaction still running is never skipped.
+
+        Args:
+            cursor: of an earlier page, opaque; empty for where the log stands now.
+            limit: how many entries of the log at most.
+        """
 
     async def touch(self, accesses: Sequence[Access]) -> None:
         """Add to access counters, in one call."""

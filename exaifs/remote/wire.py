@@ -248,8 +248,8 @@ def hello_from_json(answer: Mapping[str, Any], bucket: str) -> Hello:
         BucketMissing: the server knows no such bucket.
         Unreachable: the answer is none of ours.
     """
-    schema_version, cursor = answer.get("schema_version"), answer.get("cursor")
-    if not isinstance(schema_version, int) or not isinstance(cursor, str):
+    schema_version = answer.get("schema_version")
+    if not isinstance(schema_version, int):
         raise foreign_answer("hello")
     found = answer.get("bucket")
     if not isinstance(found, Mapping):
@@ -263,9 +263,7 @@ def hello_from_json(answer: Mapping[str, Any], bucket: str) -> Hello:
         size_limit_bytes=int(limit) if limit.isascii() and limit.isdigit() else None,
         public=found.get("public") is True,
         trigger_installed=answer.get("trigger_installed") is True,
-        user_metadata_kept=answer.get("user_metadata_kept") is True,
         bucket_registered=answer.get("bucket_registered") is True,
-        change_cursor=cursor,
     )
 
 

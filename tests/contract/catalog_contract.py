@@ -13,7 +13,7 @@ from exaifs.model import SYMLINK_MIME, ObjectRecord, Posix
 from exaifs.names import PLACEHOLDER
 from exaifs.remote.bodies import BytesBody
 from exaifs.remote.interface import Access, Folder, RowPatch
-from tests.support.world import World, changes_of, find, read, upload_of, write
+from tests.support.world import World, changes_of, cursor_now, find, read, upload_of, write
 
 
 async def _walk(world: World, prefix: str, limit: int) -> tuple[list[ObjectRecord], list[Folder]]:
@@ -191,7 +191,7 @@ class CatalogContract:
         """Such keys are listed as they are: what cannot be shown must be seen, to be counted."""
         if not world.is_real:
             pytest.skip("this server takes no such keys")
-        cursor = (await world.remote.catalog.hello()).change_cursor
+        cursor = await cursor_now(world.remote)
         keys = {f"{world.prefix}{tail}" for tail in ("a//b", "a//c/d", "a/good", "e/")}
         for key in keys:
             await world.put_as_other(key, b"x", "text/plain")
@@ -312,7 +312,7 @@ class CatalogContract:
     async def test_touch(self, world: World) -> None:
         """Counting reads changes nothing that a record or the feed shows; missing keys are no error."""
         record = await write(world.remote, f"{world.prefix}t", b"x")
-        await changes_of(world.remote, (await world.remote.catalog.hello()).change_cursor, set())
+        await changes_of(world.remote, await cursor_now(world.remote), set())
         accesses = [
             Access(record.key, 3, time.time_ns()),
             Access(f"{world.prefix}missing", 1, time.time_ns()),
@@ -332,7 +332,7 @@ class CatalogContract:
         patched = await write(remote, f"{prefix}patched", b"3")
         overwritten = await write(remote, f"{prefix}overwritten", b"4")
         carried = await write(remote, f"{prefix}carried", b"5")
-        cursor = (await remote.catalog.hello()).change_cursor
+        cursor = await cursor_now(remote)
 
         await write(remote, f"{prefix}created", b"6")
         await world.put_as_other(f"{prefix}theirs", b"7", "text/plain")
@@ -356,7 +356,7 @@ class CatalogContract:
 
     async def test_feed_pages(self, world: World) -> None:
         """The feed may be read in pages of any size; nothing is lost or out of order between them."""
-        cursor = (await world.remote.catalog.hello()).change_cursor
+        cursor = await cursor_now(world.remote)
         keys = [f"{world.prefix}{number}" for number in range(7)]
         for key in keys:
             await write(world.remote, key, b"x")
@@ -371,7 +371,7 @@ class CatalogContract:
 
     async def test_quiet_feed(self, world: World) -> None:
         """Where nothing happened the feed says so, and the cursor stays good."""
-        cursor = (await world.remote.catalog.hello()).change_cursor
+        cursor = await cursor_now(world.remote)
         for _ in range(3):
             page = await world.remote.catalog.changes(cursor)
             assert page.continuous

@@ -12,7 +12,7 @@ from exaifs.errors import Unreachable
 from exaifs.names import encode_name
 from exaifs.remote.files import FileCatalog
 from exaifs.remote.upkeep import Finding, Housekeeping, Settled
-from tests.support.world import World, changes_of, find, write
+from tests.support.world import World, changes_of, cursor_now, find, write
 
 LEASE_S = 60
 PAST = "2020-01-01T00:00:00Z"
@@ -92,7 +92,7 @@ class HousekeepingContract:
         await files.link(elsewhere.file_id, conversation)
         other = f"{conversation} other"
         await files.link(shared.file_id, other)
-        cursor = (await world.remote.catalog.hello()).change_cursor
+        cursor = await cursor_now(world.remote)
         await world.delete_conversation(conversation)
         queued = await scan(world, "queue", folder(conversation), 1)
         assert [(one.key, one.size_bytes, one.kind) for one in queued] == [(mine.key, 1, "queued")]
@@ -182,7 +182,7 @@ class HousekeepingContract:
 
     async def test_log_is_trimmed(self, world: World) -> None:
         """What is young stays."""
-        cursor = (await world.remote.catalog.hello()).change_cursor
+        cursor = await cursor_now(world.remote)
         await write(world.remote, f"{world.prefix}a", b"x")
         await house(world).trim_log(24)
         assert (await world.remote.catalog.changes(cursor)).continuous

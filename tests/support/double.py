@@ -325,9 +325,7 @@ class _Catalog(_Face):
             size_limit_bytes=self._bucket.size_limit_bytes,
             public=False,
             trigger_installed=self._server.trigger_installed,
-            user_metadata_kept=self._bucket.keeps_metadata,
             bucket_registered=self._server.bucket_registered,
-            change_cursor=self._bucket.cursor,
         )
 
     async def list_directory(self, prefix: str, after: str = "", limit: int = 1000) -> Listing:

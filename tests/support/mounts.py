@@ -143,7 +143,8 @@ class MountedDaemon:
             )
         except TimeoutError as exc:
             raise MountError(f"{exc}\n{self.log()}") from exc
-        if self._exited() or not mountpoints.wait_mounted(self.path, 1.0):
+        mount = mountpoints.find(self.path)
+        if self._exited() or mount is None or not mount.is_ours:
             raise MountError(f"the daemon did not mount:\n{self.log()}")
 
     def launch(self) -> None:

@@ -102,6 +102,11 @@ async def all_changes(remote: Remote, cursor: str) -> tuple[dict[str, ObjectReco
             return newest, cursor
 
 
+async def cursor_now(remote: Remote) -> str:
+    """Return where the feed stands: what happens from now on comes after it."""
+    return (await remote.catalog.changes("")).cursor
+
+
 async def changes_of(remote: Remote, cursor: str, keys: set[str]) -> dict[str, ObjectRecord | None]:
     """Return what the feed says of these keys, waiting until it has all of them."""
     found: dict[str, ObjectRecord | None] = {}

@@ -11,7 +11,7 @@ import trio.testing
 from exaifs.errors import Busy, Unreachable
 from exaifs.remote.bodies import BytesBody
 from tests.support.double import DoubleServer
-from tests.support.world import NotedMemory, find, read, upload_of, write
+from tests.support.world import NotedMemory, cursor_now, find, read, upload_of, write
 
 pytestmark = pytest.mark.anyio
 
@@ -122,7 +122,7 @@ async def test_gate(server: DoubleServer) -> None:
 async def test_trimmed_log(server: DoubleServer) -> None:
     """A cursor before what was trimmed is not continuous."""
     remote = server.remote()
-    old = (await remote.catalog.hello()).change_cursor
+    old = await cursor_now(remote)
     await write(remote, "a", b"x")
     server.bucket.trim_log()
     assert not (await remote.catalog.changes(old)).continuous

@@ -247,16 +247,15 @@ class TestAnswers:
     def test_hello(self) -> None:
         """What the server can do; what it does not say it cannot."""
         hello = wire.hello_from_json(
-            {"schema_version": 7, "cursor": "c", "bucket": {"id": "b", "file_size_limit": 1000}}, "b"
+            {"schema_version": 7, "bucket": {"id": "b", "file_size_limit": 1000}}, "b"
         )
         assert (hello.schema_version, hello.size_limit_bytes, hello.public) == (7, 1000, False)
         assert not hello.trigger_installed
-        assert not hello.user_metadata_kept
 
     def test_hello_without_bucket(self) -> None:
         """A missing bucket is named, with what to do."""
         with pytest.raises(BucketMissing, match=r"'b'.*exaifs init"):
-            wire.hello_from_json({"schema_version": 7, "cursor": "c", "bucket": None}, "b")
+            wire.hello_from_json({"schema_version": 7, "bucket": None}, "b")
 
 
 @pytest.mark.parametrize("text", ['"abc"', 'W/"abc"', "abc", "W/abc"])
