@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from tests.conftest import new_bucket
+from tests.support.gate import Gate
 from tests.support.mounts import REPOSITORY, MountedDaemon, within
 from tests.support.twins import Twins
 
@@ -48,6 +49,14 @@ def mount_environment(fresh_bucket: dict[str, str], tmp_path: Path) -> dict[str,
         "EXAIFS_LOG_FORMAT": "json",
         "EXAIFS_LOG_LEVEL": "info",
     }
+
+
+@pytest.fixture
+def gate(mount_environment: dict[str, str]) -> Iterator[Gate]:
+    """Stands between the mount and its Supabase. Name it before the mount, to be opened before it."""
+    with Gate(mount_environment["SUPABASE_URL"]) as gate:
+        mount_environment["SUPABASE_URL"] = gate.url
+        yield gate
 
 
 def exaifs_mount(environment: Mapping[str, str], tmp_path: Path, *flags: str) -> MountedDaemon:

@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import pytest
 
 from tests.mount.conftest import StoredBytes, exaifs_mount
 from tests.support.disks import THOROUGH
 from tests.support.gate import Gate
-from tests.support.mounts import MountedDaemon, wait_until, within
+from tests.support.mounts import MountedDaemon, status_of, wait_until, within
 
 pytestmark = [pytest.mark.mount, pytest.mark.embedded]
 
 MIB = 1 << 20
-
-
-def status_of(mount: MountedDaemon) -> dict[str, Any]:
-    """Read the hidden file."""
-    status = json.loads(within(30, (mount.path / ".exaifs/status.json").read_text))
-    assert isinstance(status, dict)
-    return status
 
 
 def used_bytes(directory: Path) -> int:
@@ -158,14 +150,6 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]), int(sys.argv[1])))
 sys.argv = ["exaifs", *sys.argv[2:]]
 runpy.run_module("exaifs", run_name="__main__")
 """
-
-
-@pytest.fixture
-def gate(mount_environment: dict[str, str]) -> Iterator[Gate]:
-    """Stands between the mount and its Supabase."""
-    with Gate(mount_environment["SUPABASE_URL"]) as gate:
-        mount_environment["SUPABASE_URL"] = gate.url
-        yield gate
 
 
 @pytest.fixture

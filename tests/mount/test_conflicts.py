@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,16 +11,9 @@ from exaifs.cache.conflicts import DIRECTORY, Conflict, Version, describe, list_
 from tests.mount.conftest import StoredBytes, exaifs, exaifs_mount
 from tests.mount.test_status import AWAY
 from tests.support.gate import Gate
-from tests.support.mounts import MountedDaemon
+from tests.support.mounts import MountedDaemon, status_of
 
 pytestmark = [pytest.mark.mount, pytest.mark.embedded]
-
-
-def status_of(mount: MountedDaemon) -> dict[str, Any]:
-    """Read the status as programs do."""
-    value = json.loads(mount.sh("cat .exaifs/status.json"))
-    assert isinstance(value, dict)
-    return value
 
 
 def store_of(mount: MountedDaemon) -> Path:
@@ -115,14 +106,6 @@ def test_a_place_in_a_mount_may_be_named(mount: MountedDaemon, stored: StoredByt
     (previous,) = list_conflicts(store)
     assert previous.path == "a"
     assert (store / f"{previous.id}.data").read_bytes() == b"there\n"
-
-
-@pytest.fixture
-def gate(mount_environment: dict[str, str]) -> Iterator[Gate]:
-    """Stands between the mount and its Supabase."""
-    with Gate(mount_environment["SUPABASE_URL"]) as gate:
-        mount_environment["SUPABASE_URL"] = gate.url
-        yield gate
 
 
 def test_a_close_that_fails_discards_nothing(

@@ -10,7 +10,6 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,14 +34,6 @@ AWAY = {
     "no change feed; directories are listed again as they age",
 }
 """What a daemon says whose server is gone."""
-
-
-@pytest.fixture
-def gate(mount_environment: dict[str, str]) -> Iterator[Gate]:
-    """Stands between the mount and its Supabase."""
-    with Gate(mount_environment["SUPABASE_URL"]) as gate:
-        mount_environment["SUPABASE_URL"] = gate.url
-        yield gate
 
 
 def test_a_crash_while_reading(mount: MountedDaemon, tmp_path: Path) -> None:

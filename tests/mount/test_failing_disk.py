@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,7 +14,7 @@ from tests.mount.conftest import StoredBytes, exaifs_mount
 from tests.support.disks import THOROUGH
 from tests.support.faulty import FaultyDisk
 from tests.support.gate import Gate
-from tests.support.mounts import MountedDaemon, wait_until, within
+from tests.support.mounts import MountedDaemon, status_of, wait_until, within
 
 pytestmark = [pytest.mark.mount, pytest.mark.embedded]
 
@@ -47,14 +45,6 @@ def faulty(tmp_path: Path) -> FaultyDisk:
 
 
 @pytest.fixture
-def gate(mount_environment: dict[str, str]) -> Iterator[Gate]:
-    """Stands between the mount and its Supabase."""
-    with Gate(mount_environment["SUPABASE_URL"]) as gate:
-        mount_environment["SUPABASE_URL"] = gate.url
-        yield gate
-
-
-@pytest.fixture
 def mount(
     mount_environment: dict[str, str],
     gate: Gate,  # noqa: ARG001 - opened before
@@ -65,13 +55,6 @@ def mount(
     with exaifs_mount({**mount_environment, **faulty.environment}, tmp_path) as daemon:
         daemon.expected |= SAID
         yield daemon
-
-
-def status_of(mount: MountedDaemon) -> dict[str, Any]:
-    """Read the hidden file."""
-    status = json.loads(within(30, (mount.path / ".exaifs/status.json").read_text))
-    assert isinstance(status, dict)
-    return status
 
 
 def errno_of_write(path: Path, data: bytes) -> int:

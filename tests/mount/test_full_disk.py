@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import errno
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,7 +12,7 @@ from exaifs.cache.journalfile import read_journal
 from tests.mount.conftest import StoredBytes, exaifs_mount
 from tests.support.disks import KINDS, SmallDisk, disk_of
 from tests.support.gate import Gate
-from tests.support.mounts import MountedDaemon, wait_until, within
+from tests.support.mounts import MountedDaemon, status_of, wait_until, within
 
 pytestmark = [pytest.mark.mount, pytest.mark.embedded]
 
@@ -41,14 +39,6 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SmallDisk]:
 
 
 @pytest.fixture
-def gate(mount_environment: dict[str, str]) -> Iterator[Gate]:
-    """Stands between the mount and its Supabase."""
-    with Gate(mount_environment["SUPABASE_URL"]) as gate:
-        mount_environment["SUPABASE_URL"] = gate.url
-        yield gate
-
-
-@pytest.fixture
 def mount(
     mount_environment: dict[str, str],
     gate: Gate,  # noqa: ARG001 - opened before
@@ -60,13 +50,6 @@ def mount(
     with exaifs_mount(environment, tmp_path) as daemon:
         daemon.expected |= SAID
         yield daemon
-
-
-def status_of(mount: MountedDaemon) -> dict[str, Any]:
-    """Read the hidden file."""
-    status = json.loads(within(30, (mount.path / ".exaifs/status.json").read_text))
-    assert isinstance(status, dict)
-    return status
 
 
 def test_killed_and_started_again_on_a_full_disk(

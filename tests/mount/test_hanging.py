@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,14 +23,6 @@ AWAY = {
     "request failed",
 }
 """What a daemon may say while its server hangs."""
-
-
-@pytest.fixture
-def gate(mount_environment: dict[str, str]) -> Iterator[Gate]:
-    """Stands between the mount and its Supabase."""
-    with Gate(mount_environment["SUPABASE_URL"]) as gate:
-        mount_environment["SUPABASE_URL"] = gate.url
-        yield gate
 
 
 def test_reads_and_listings_fail_in_time(

@@ -7,15 +7,13 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.mount.conftest import exaifs, exaifs_mount
 from tests.support.gate import Gate
-from tests.support.mounts import MountedDaemon, wait_until, within
+from tests.support.mounts import MountedDaemon, status_of, wait_until, within
 
 pytestmark = [pytest.mark.mount, pytest.mark.embedded]
 
@@ -31,22 +29,6 @@ AWAY = {
 """What a daemon says whose server is gone."""
 
 FILE = ".exaifs/status.json"
-
-
-@pytest.fixture
-def gate(mount_environment: dict[str, str]) -> Iterator[Gate]:
-    """Stands between the mount and its Supabase."""
-    with Gate(mount_environment["SUPABASE_URL"]) as gate:
-        mount_environment["SUPABASE_URL"] = gate.url
-        yield gate
-
-
-def status_of(mount: MountedDaemon) -> dict[str, Any]:
-    """Read the file as any program would."""
-    text = within(30, (mount.path / FILE).read_text)
-    value = json.loads(text)
-    assert isinstance(value, dict)
-    return value
 
 
 def test_any_program_can_read_it(mount: MountedDaemon) -> None:

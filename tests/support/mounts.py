@@ -274,3 +274,10 @@ class MountedDaemon:
         self.kill9()
         while self.mount is not None:
             mountpoints.detach(self.path, lazy=True)
+
+
+def status_of(mount: MountedDaemon) -> dict[str, Any]:
+    """Read what the daemon says about itself, as any program would."""
+    status = json.loads(within(30, (mount.path / ".exaifs/status.json").read_text))
+    assert isinstance(status, dict)
+    return status
