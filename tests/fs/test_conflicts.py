@@ -9,25 +9,14 @@ import pytest
 import trio
 import trio.testing
 
-from exaifs.cache.conflicts import list_conflicts
 from exaifs.errors import Stale, Unreachable
 from exaifs.model import Handle
 from tests.fs.conftest import Mount
+from tests.fs.scenes import kept_aside, sent
 from tests.support.double import DoubleServer
 from tests.support.paths import CALLER, Paths, follow
 
 pytestmark = pytest.mark.anyio
-
-
-def kept(tmp_path: Path) -> list[bytes]:
-    """Return the bytes that were kept aside, oldest first."""
-    directory = tmp_path / "cache" / "conflicts"
-    return [(directory / f"{conflict.id}.data").read_bytes() for conflict in list_conflicts(directory)]
-
-
-async def sent(paths: Paths) -> None:
-    """Return once Supabase has everything."""
-    assert await paths.fs.drain(10.0) == 0
 
 
 async def test_what_waited_wins_if_it_was_closed_last(
@@ -43,7 +32,7 @@ async def test_what_waited_wins_if_it_was_closed_last(
         await paths.fs.feed.poll()
         await sent(paths)
         assert server.bucket.objects["f"].data == b"ours"
-        assert kept(tmp_path) == [b"theirs"]
+        assert kept_aside(tmp_path / "cache") == [b"theirs"]
 
 
 async def test_what_waited_loses_if_another_host_closed_later(
@@ -59,7 +48,7 @@ async def test_what_waited_loses_if_another_host_closed_later(
         await paths.fs.feed.poll()
         await sent(paths)
         assert await paths.read("f") == server.bucket.objects["f"].data == b"theirs"
-        assert kept(tmp_path) == [b"ours"]
+        assert kept_aside(tmp_path / "cache") == [b"ours"]
 
 
 async def test_conflict_refuse_lets_the_other_host_win(
@@ -76,7 +65,7 @@ async def test_conflict_refuse_lets_the_other_host_win(
             await paths.fs.files.flush(handle)
         await paths.fs.files.release(handle)
         assert await paths.read("f") == b"theirs"
-        assert kept(tmp_path) == [b"ours"]
+        assert kept_aside(tmp_path / "cache") == [b"ours"]
 
 
 async def test_another_clients_bytes_of_the_same_length_are_kept(
@@ -92,7 +81,7 @@ async def test_another_clients_bytes_of_the_same_length_are_kept(
         await paths.fs.feed.poll()
         await sent(paths)
         assert server.bucket.objects["f"].data == b"ours 6"
-        assert kept(tmp_path) == [b"theirs"]
+        assert kept_aside(tmp_path / "cache") == [b"theirs"]
 
 
 async def test_a_file_made_on_both_hosts_at_once_is_a_conflict(
@@ -106,7 +95,7 @@ async def test_a_file_made_on_both_hosts_at_once_is_a_conflict(
             server.bucket.put("f", b"theirs")
             await follow(paths)
         assert server.bucket.objects["f"].data == b"ours"
-        assert kept(tmp_path) == [b"theirs"]
+        assert kept_aside(tmp_path / "cache") == [b"theirs"]
 
 
 async def test_a_close_looks_before_it_sends_what_had_waited(
@@ -125,7 +114,7 @@ async def test_a_close_looks_before_it_sends_what_had_waited(
         await paths.fs.files.flush(handle)
         await paths.fs.files.release(handle)
         assert server.bucket.objects["f"].data == b"ours, again"
-        assert kept(tmp_path) == [b"theirs"]
+        assert kept_aside(tmp_path / "cache") == [b"theirs"]
 
 
 async def test_an_fsync_that_lost_does_not_cost_an_open_file_its_bytes(
@@ -146,7 +135,7 @@ async def test_an_fsync_that_lost_does_not_cost_an_open_file_its_bytes(
                 assert await paths.read_all(handle) == b"first second"
         await sent(paths)
         assert await paths.read("f") == server.bucket.objects["f"].data == b"first second"
-        assert kept(tmp_path) == [b"theirs"]
+        assert kept_aside(tmp_path / "cache") == [b"theirs"]
 
 
 async def test_our_own_upload_without_an_answer_is_no_conflict(
@@ -159,7 +148,7 @@ async def test_our_own_upload_without_an_answer_is_no_conflict(
         await paths.overwrite("f", b"second")
         await sent(paths)
         assert server.bucket.objects["f"].data == b"second"
-        assert kept(tmp_path) == []
+        assert kept_aside(tmp_path / "cache") == []
 
 
 async def _opened(paths: Paths, path: str) -> Handle:

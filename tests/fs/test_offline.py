@@ -14,18 +14,11 @@ import trio.testing
 from exaifs.errors import Busy, ExaifsError, Rejected, Unreachable
 from exaifs.model import AttributeChange
 from tests.fs.conftest import Mount
+from tests.fs.scenes import back, contents
 from tests.fs.test_hostile_writes import file_size_limit
 from tests.support.double import DoubleServer
-from tests.support.paths import Paths, follow
 
 pytestmark = pytest.mark.anyio
-
-
-async def back(server: DoubleServer, paths: Paths) -> None:
-    """Have Supabase answer again, and everything sent."""
-    server.online = True
-    assert await paths.fs.drain(10.0) == 0
-    await follow(paths)
 
 
 def conflicts(tmp_path: Path) -> list[str]:
@@ -216,7 +209,7 @@ async def test_a_rename_over_a_file_that_stopped_half_way_is_no_conflict(
         server.inject(step, Unreachable("cut"))
         await paths.rename("a", "b")
         await back(server, paths)
-        assert {key: stored.data for key, stored in server.bucket.objects.items()} == {"b": b"aaa"}
+        assert contents(server) == {"b": b"aaa"}
         assert await paths.ls() == ["b"]
         assert conflicts(tmp_path) == []
 
@@ -232,7 +225,7 @@ async def test_a_target_whose_upload_had_no_answer_is_no_conflict(
         server.online = False
         await paths.rename("a", "b")
         await back(server, paths)
-        assert {key: stored.data for key, stored in server.bucket.objects.items()} == {"b": b"aaa"}
+        assert contents(server) == {"b": b"aaa"}
         assert conflicts(tmp_path) == []
 
 

@@ -10,11 +10,11 @@ import pytest
 import trio
 import trio.testing
 
-from exaifs.cache.conflicts import list_conflicts
 from exaifs.model import AttributeChange
 from tests.fs.conftest import Mount
+from tests.fs.scenes import back, contents, kept_aside
 from tests.support.double import DoubleServer
-from tests.support.paths import CALLER, Paths, follow
+from tests.support.paths import CALLER, follow
 
 pytestmark = pytest.mark.anyio
 
@@ -40,26 +40,13 @@ class Killed:
 
     def kept(self) -> list[bytes]:
         """Return the bytes that were set aside."""
-        directory = self.cache / "conflicts"
-        return [(directory / f"{one.id}.data").read_bytes() for one in list_conflicts(directory)]
+        return kept_aside(self.cache)
 
 
 @pytest.fixture
 def killed(tmp_path: Path) -> Killed:
     """Make copies of a cache directory."""
     return Killed(tmp_path)
-
-
-def contents(server: DoubleServer) -> dict[str, bytes]:
-    """Return what the bucket holds."""
-    return {key: stored.data for key, stored in server.bucket.objects.items()}
-
-
-async def back(server: DoubleServer, paths: Paths) -> None:
-    """Have Supabase answer, and everything sent."""
-    server.online = True
-    assert await paths.fs.drain(10.0) == 0
-    await follow(paths)
 
 
 @pytest.mark.parametrize("index", ["here", "gone"])
