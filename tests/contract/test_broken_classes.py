@@ -292,6 +292,7 @@ async def test_remove_was_done(server: NonsenseServer) -> None:
     server.on(STAT, listed())
     async with opened(server) as remote:
         await remote.objects.remove(["a"])
+    assert len(server.seen("DELETE /storage/v1/object/bucket")) == 2
 
 
 # GETs of other bytes than those that were asked for

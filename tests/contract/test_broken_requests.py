@@ -154,6 +154,7 @@ class TestLostAnswers:
         server.on(MOVE, Reply(b"", reset=True), reply(200, {"message": "Successfully moved"}))
         async with opened(server) as remote:
             await remote.objects.move("from", "to")
+        assert len(server.seen(MOVE)) == 2
 
     @pytest.mark.parametrize(
         ("answer", "there", "error"),
