@@ -14,6 +14,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from exaifs.errors import ConfigError
@@ -234,7 +235,7 @@ def _secret_of(direct: SecretStr, file: Path | None, what: str, variable: str) -
         return file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(
-            f"cannot read the {what} file {file}: {exc}. "
+            f"cannot read the {what} file {file}: {exc.strerror if isinstance(exc, OSError) else exc}. "
             f"Point {variable} at a file that holds only the {what}."
         ) from exc
 
@@ -265,8 +266,26 @@ def load(**overrides: Any) -> Config:
         return Config(**given)
     except ValidationError as exc:
         problem = exc.errors(include_input=False, include_url=False)[0]
-        where, message = str(problem["loc"][0]), problem["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{_as_written(where, given)}: {message}") from None
+        raise ConfigError(f"{_as_written(str(problem['loc'][0]), given)}: {_in_words(problem)}") from None
+
+
+_WORDS = {
+    "bool_parsing": "must be true or false",
+    "float_parsing": "must be a number",
+    "greater_than": "must be more than {gt:g}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "int_parsing": "must be a whole number",
+    "less_than_equal": "must be at most {le:g}",
+    "literal_error": "must be {expected}",
+}
+"""By the library's kind of error; its own messages speak of inputs and parsing."""
+
+
+def _in_words(problem: ErrorDetails) -> str:
+    words = _WORDS.get(problem["type"])
+    if words is None:
+        return problem["msg"].removeprefix("Value error, ")
+    return words.format(**problem.get("ctx", {}))
 
 
 def _as_written(where: str, given: dict[str, Any]) -> str:

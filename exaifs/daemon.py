@@ -196,8 +196,8 @@ def _accept_offline(config: Config, problem: RemoteError, *, known: bool) -> Non
     if config.require_online or not known:
         why = "--require-online is set" if known else "Nothing is cached yet, so there is nothing to serve"
         raise Unreachable(
-            f"cannot reach Supabase at {url}: {problem}. {why}. Check the URL and the network, "
-            "and that the project is not paused."
+            f"cannot reach Supabase at {url}: {str(problem).rstrip('.')}. {why}. Check SUPABASE_URL and "
+            "the network, and that the project is not paused."
         )
     _log.warning("Supabase cannot be reached, serving what is known", url=url, reason=str(problem))
 

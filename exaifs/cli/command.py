@@ -14,6 +14,7 @@ from exaifs.config import Config, load
 from exaifs.logs import Redactor, secrets_of
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+_ANY_LENGTH: Final = 1000
 CONTEXT: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 _SECRET_VARIABLES: Final = (
@@ -73,6 +74,10 @@ class ExampleCommand(click.Command):
     def __init__(self, *args: Any, examples: Sequence[tuple[str, str]] = (), **more: Any) -> None:
         super().__init__(*args, **more)
         self._examples = examples
+
+    def get_short_help_str(self, limit: int = 0) -> str:  # noqa: ARG002 - click's signature
+        """Return the whole first sentence: help breaks lines, and half a sentence says nothing."""
+        return super().get_short_help_str(_ANY_LENGTH)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the examples, then the epilog."""

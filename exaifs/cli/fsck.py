@@ -25,6 +25,7 @@ from exaifs.ops.fsck_report import Finding, Progress, Report
 STYLES: Final = {"problem": "bold red", "note": "dim", "repaired": "green"}
 _MARK_WIDTH: Final = 10
 _AREA_WIDTH: Final = 10
+STDOUT: Final = Path("-")
 
 
 @define(
@@ -72,11 +73,13 @@ def command(
     if deep and local_only:
         raise click.UsageError("--deep is about the bucket, and --local leaves it out.")
     config = session.load(**flags)
+    if json_file is not None and json_file != STDOUT:
+        _check_place(json_file)
     secrets = logs.secrets_of(config)
     session.redact = logs.setup(flags["log_level"] or "error", config.log_format, secrets)
     with _Bar() as progress:
         report = trio.run(partial(check, config, progress, repair=repair, deep=deep, local_only=local_only))
-    if json_file is not None and str(json_file) == "-":
+    if json_file == STDOUT:
         say_json(report.to_json(), session.redact, ascii_only=True)
     else:
         _show(report, session)
@@ -86,6 +89,18 @@ def command(
     if report.remote_problem is not None:
         raise _advised(report.remote_problem, config)
     return 0 if report.is_clean else 1
+
+
+def _check_place(report_file: Path) -> None:
+    """Find out before hours of reading whether the report can be kept.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    try:
+        report_file.open("a", encoding="ascii").close()
+    except OSError as exc:
+        raise click.UsageError(f"The report cannot be written to {report_file}: {exc.strerror}.") from exc
 
 
 def _advised(problem: RemoteError, config: Config) -> ExaifsError:

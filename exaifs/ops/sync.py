@@ -58,10 +58,9 @@ def mount_above(path: Path | None) -> tuple[Path, str]:
             return above, "" if path is None or inside == "." else inside
     if path is None and len(ours) == 1:
         return ours.pop(), ""
-    if path is None:
-        known = f" ({', '.join(sorted(map(str, ours)))})" if ours else ""
-        raise MountError(f"name a path in an exaifs mount{known}")
-    raise MountError(f"{path} is in no exaifs mount")
+    known = f"Mounted are: {', '.join(sorted(map(str, ours)))}." if ours else "Nothing is mounted here."
+    where = f"the working directory {absolute}" if path is None else str(path)
+    raise MountError(f"{where} is in no exaifs mount. {known}")
 
 
 def look(directory: Path, inside: str) -> Left:

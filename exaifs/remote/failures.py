@@ -172,7 +172,7 @@ def _general_error(what: str, failure: Failure) -> ExaifsError | None:
             "expired" in failure.message.lower()
         )
         reason = "the key has expired" if expired else "Supabase refused the key"
-        return Unauthorized(f"{what}: {reason}. {KEY_HELP}")
+        return Unauthorized(f"{reason}. {KEY_HELP}")
     if failure.status == _PAUSED:
         return Unreachable(f"{what}: {PAUSED_HELP}")
     if failure.status == httpx.codes.INSUFFICIENT_STORAGE:
@@ -209,10 +209,7 @@ def translated(what: str) -> Iterator[None]:
     except httpx.TimeoutException as exc:
         raise Unreachable(f"{what}: no answer in time ({type(exc).__name__})") from exc
     except httpx.ConnectError as exc:
-        raise Unreachable(
-            f"{what}: cannot connect ({exc}). Check SUPABASE_URL and the network; "
-            "a paused project does not answer either."
-        ) from exc
+        raise Unreachable(f"{what}: cannot connect ({exc})") from exc
     except httpx.LocalProtocolError as exc:
         raise IntegrityError(f"{what}: the request could not be sent as announced ({exc})") from exc
     except httpx.HTTPError as exc:

@@ -254,8 +254,8 @@ def hello_from_json(answer: Mapping[str, Any], bucket: str) -> Hello:
     found = answer.get("bucket")
     if not isinstance(found, Mapping):
         raise BucketMissing(
-            f"there is no bucket {bucket!r}. `exaifs init --apply` creates it, or name another one in "
-            "FILE_STORAGE_BUCKET."
+            f"there is no bucket {bucket!r}. `exaifs init --apply --bucket {bucket}` creates it, or "
+            "name another one in FILE_STORAGE_BUCKET."
         )
     limit = str(found.get("file_size_limit"))
     return Hello(

@@ -109,6 +109,27 @@ def test_unmounting_what_is_not_mounted_is_exit_code_4(tmp_path: Path) -> None:
     assert str(tmp_path) in result.complaint
 
 
+def test_a_report_that_cannot_be_kept_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    """`fsck --json FILE` may take hours; a FILE that cannot be written is named at once, exit code 2."""
+    report = tmp_path / "missing" / "report.json"
+    result = exaifs("fsck", "--json", str(report), env=settings(f"http://127.0.0.1:{free_port()}"))
+    assert result.code == 2
+    assert str(report) in result.complaint
+    assert "checking" not in result.output
+
+
+def test_a_server_that_is_away_is_explained_once(tmp_path: Path) -> None:
+    """A first mount that reaches nobody names URL, reason and next step, each of them once."""
+    url = f"http://127.0.0.1:{free_port()}"
+    env = {**settings(url), "FILE_CACHE_DIR": str(tmp_path / "cache")}
+    (tmp_path / "files").mkdir()
+    result = exaifs("mount", str(tmp_path / "files"), env=env)
+    assert result.code == 3
+    for words in (url, "cannot connect", "SUPABASE_URL", "paused"):
+        assert result.complaint.count(words) == 1, result
+    assert ".." not in result.complaint
+
+
 def test_a_traceback_appears_with_debug_only() -> None:
     """Ordinary errors are for people; the flag or the variable adds the traceback, without secrets."""
     env = settings(f"http://127.0.0.1:{free_port()}")

@@ -53,6 +53,14 @@ def test_the_general_help_names_commands_settings_and_exit_codes() -> None:
         assert re.search(rf"^ +{code} +\S", result.stdout, re.MULTILINE), result
 
 
+@pytest.mark.parametrize("group", ["conflicts", "provider"])
+def test_the_members_of_a_group_are_explained_in_whole_sentences(group: str) -> None:
+    """No line of the list of members breaks off."""
+    members = exaifs(group, "--help").stdout.partition("Commands:")[2].partition("Examples:")[0]
+    assert members.count(".\n") >= 4
+    assert "..." not in members
+
+
 def test_without_a_command_the_help_is_shown_as_a_mistake() -> None:
     """A bare `exaifs` does nothing: the help goes to stderr, the exit code is that of wrong usage."""
     result = exaifs()

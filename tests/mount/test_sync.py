@@ -41,14 +41,6 @@ NEVER_S = "3600"
 
 
 @pytest.fixture
-def gate(mount_environment: dict[str, str]) -> Iterator[Gate]:
-    """Stands between the mount and its Supabase."""
-    with Gate(mount_environment["SUPABASE_URL"]) as gate:
-        mount_environment["SUPABASE_URL"] = gate.url
-        yield gate
-
-
-@pytest.fixture
 def mount(gate: Gate, mount_environment: dict[str, str], tmp_path: Path) -> Iterator[MountedDaemon]:
     """A mount that sends nothing by itself for an hour after a close."""
     assert gate.url == mount_environment["SUPABASE_URL"]
@@ -121,7 +113,8 @@ def test_what_is_open_is_not_waited_for(mount: MountedDaemon, stored: StoredByte
     assert stored("open") == b"x"
 
 
-def test_a_path_outside_is_refused(tmp_path: Path) -> None:
-    """Exit code 4, saying so."""
+def test_a_path_outside_is_refused(mount: MountedDaemon, tmp_path: Path) -> None:
+    """Exit code 4, saying so, and what is mounted."""
     code, output = exaifs({}, "sync", str(tmp_path))
     assert (code, "is in no exaifs mount" in output) == (4, True)
+    assert str(mount.path) in output

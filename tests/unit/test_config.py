@@ -125,6 +125,27 @@ def test_a_wrong_value_is_named_as_it_was_written(
     assert "secret" not in message
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("EXAIFS_FRESHNESS_S", "soon", "must be a number"),
+        ("EXAIFS_FRESHNESS_S", "0", "must be more than 0"),
+        ("MAX_MEMORY_CACHE_SIZE", "100MB", "must be a whole number"),
+        ("EXAIFS_UID", "-5", "must be at least 0"),
+        ("EXAIFS_URL_LIFETIME_S", "999999", "must be at most 604800"),
+        ("EXAIFS_READ_ONLY", "maybe", "must be true or false"),
+        ("EXAIFS_WRITE_MODE", "fast", "must be 'through' or 'back'"),
+    ],
+)
+def test_a_wrong_value_is_told_in_plain_words(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    """The error says what the value must be, not what a library could not parse."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=f"^{name}: {said}$"):
+        load()
+
+
 def test_a_wrong_flag_is_named_as_a_flag() -> None:
     """What came from the command line is not blamed on the environment."""
     with pytest.raises(ConfigError, match=r"^--umask: must be octal"):
