@@ -9,6 +9,6 @@
   where they are to be sent later, `contest` and `conflicts` where another host wrote, too
 - changes of names, and all that waits: `changes`, `carrier` at once, or `outbox`; then `sender`, `replay`,
   `relocation`; `adoption` after a restart. `writepath` puts these and the written bytes together
-- other hosts: `feed`, `contact`, `invalidation`; in the background `janitor` and `counters`
+- other hosts: `feed`, `gaps`, `contact`, `invalidation`; in the background `janitor` and `counters`
 - the daemon about itself: `status`, `waiting`, `virtual`
 """

@@ -41,7 +41,7 @@ class Feed:
         core: bucket and index.
         pace_s: seconds between questions while nothing changes.
         on_change: told what other hosts changed.
-        on_gap: awaited when the log cannot say what changed: list everything loaded once more.
+        on_gap: told when the log cannot say what changed: list everything loaded once more.
         on_loss: told when freshness can no longer be promised.
     """
 

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 
-import structlog
 import trio
 
 from exaifs.cache.contents import CacheLimits, ContentStore
@@ -28,6 +27,7 @@ from exaifs.fs.counters import AccessCounters
 from exaifs.fs.directories import Directories
 from exaifs.fs.feed import Feed
 from exaifs.fs.files import Files
+from exaifs.fs.gaps import Gaps
 from exaifs.fs.handles import HandleTable
 from exaifs.fs.inodes import InodeTable, Ownership
 from exaifs.fs.invalidation import Invalidations
@@ -44,11 +44,7 @@ from exaifs.fs.writepath import WritePath, make_directories
 from exaifs.fs.xattrs import Xattrs
 from exaifs.remote.interface import Hello, Remote
 
-_log = structlog.get_logger(__name__)
-
 _DAY_S = 86400.0
-
-_GAP_RETRY_S = 1.0
 
 _JANITOR_PACE = 8.0
 """So much less often than the feed the janitor asks: an idle mount should be nearly silent."""
@@ -86,26 +82,20 @@ class FileSystem:
         providers: ProviderIds | None = None,
     ) -> None:
         self._freshness_s = config.freshness_s
-        index = Index(database)
+        self.core = core = _core(config, remote, Index(database), contents, journal)
         self.survey = Survey(database)
         """What the index holds, in figures."""
-        uid = os.getuid() if config.uid is None else config.uid
-        gid = os.getgid() if config.gid is None else config.gid
-        table = InodeTable(index, Ownership(uid, gid, config.umask))
-        contact = Contact()
-        changes = Changes(Carrier(remote), Outbox(journal, index), contact, may_wait=config.may_keep)
-        self.core = core = Core(
-            remote, index, table, contents, contact, Claims(index), changes, config.read_only
-        )
-        handles = HandleTable()
-        shown = {STATUS_NAME: lambda: self.status().to_bytes(), SYNC_NAME: self._sync_now}
-        virtual = VirtualFiles(shown, uid=uid, gid=gid, umask=config.umask)
-        self.invalidations = Invalidations(index)
+        self.invalidations = Invalidations(core.index)
         self.directories = Directories(core, config.freshness_s, self._changed)
-        self._gap = trio.Event()
-        self.feed = self._new_feed(core, config.freshness_s)
-        markers = Markers(core)
-        self.writes = writes = WritePath(
+        self._gaps = Gaps(self.directories)
+        self.feed = Feed(
+            core,
+            config.freshness_s,
+            on_change=self._changed,
+            on_gap=self._gaps.note,
+            on_loss=self._distrust,
+        )
+        self.writes = WritePath(
             config,
             core,
             self.directories,
@@ -114,51 +104,58 @@ class FileSystem:
             on_change=self._changed,
         )
         self._counters = AccessCounters(remote.catalog)
-        remover = Remover(core, self.directories, markers)
-        self.namespace = Namespace(
-            core,
-            handles,
-            self.directories,
-            markers=markers,
-            publisher=writes.publisher,
-            writer=writes.writer,
-            remover=remover,
-            renamer=Renamer(core, self.directories, markers, remover, writes.keeper),
-            keeper=writes.keeper,
-            virtual=virtual,
-        )
-        self.files = Files(
-            core,
-            handles,
-            self.namespace,
-            publisher=writes.publisher,
-            writer=writes.writer,
-            counters=self._counters,
-            virtual=virtual,
-            revalidate=self.directories.revalidate,
-            ask_at_open=config.consistency == "open",
-        )
-        owners = frozenset({uid, os.getuid()})
-        outside = OutsideAttributes(core, providers, owners=owners, url_lifetime_s=config.url_lifetime_s)
-        self.xattrs = Xattrs(core, self.namespace, outside, writes.keeper)
-        self._reporter = self._new_reporter(config, mountpoint, cache_directory)
-        self._janitor = _janitor(core, config)
-
-    def _new_reporter(self, config: Config, mountpoint: Path | None, cache_directory: Path) -> Reporter:
-        return Reporter(
+        self._reporter = Reporter(
             config,
             mountpoint,
             cache_directory,
-            core=self.core,
+            core=core,
             feed=self.feed,
             survey=self.survey,
             counters=self._counters,
             conflicts=self.writes.conflicts,
         )
+        self._janitor = _janitor(core, config)
+        owner = _ownership(config)
+        handles, virtual = HandleTable(), self._virtual_files(owner)
+        self.namespace = self._new_namespace(handles, virtual)
+        self.files = self._new_files(handles, virtual, ask_at_open=config.consistency == "open")
+        owners = frozenset({owner.uid, os.getuid()})
+        outside = OutsideAttributes(core, providers, owners=owners, url_lifetime_s=config.url_lifetime_s)
+        self.xattrs = Xattrs(core, self.namespace, outside, self.writes.keeper)
 
-    def _new_feed(self, core: Core, pace_s: float) -> Feed:
-        on_gap, on_loss = self._note_gap, self._distrust
-        return Feed(core, pace_s, on_change=self._changed, on_gap=on_gap, on_loss=on_loss)
+    def _virtual_files(self, owner: Ownership) -> VirtualFiles:
+        shown = {STATUS_NAME: lambda: self.status().to_bytes(), SYNC_NAME: self.writes.sync_now}
+        return VirtualFiles(shown, uid=owner.uid, gid=owner.gid, umask=owner.umask)
+
+    def _new_namespace(self, handles: HandleTable, virtual: VirtualFiles) -> Namespace:
+        core, directories, writes = self.core, self.directories, self.writes
+        markers = Markers(core)
+        remover = Remover(core, directories, markers)
+        return Namespace(
+            core,
+            handles,
+            directories,
+            markers=markers,
+            publisher=writes.publisher,
+            writer=writes.writer,
+            remover=remover,
+            renamer=Renamer(core, directories, markers, remover, writes.keeper),
+            keeper=writes.keeper,
+            virtual=virtual,
+        )
+
+    def _new_files(self, handles: HandleTable, virtual: VirtualFiles, *, ask_at_open: bool) -> Files:
+        return Files(
+            self.core,
+            handles,
+            self.namespace,
+            publisher=self.writes.publisher,
+            writer=self.writes.writer,
+            counters=self._counters,
+            virtual=virtual,
+            revalidate=self.directories.revalidate,
+            ask_at_open=ask_at_open,
+        )
 
     @classmethod
     @asynccontextmanager
@@ -229,9 +226,6 @@ class FileSystem:
         """Return what is to be said about this mount now; takes milliseconds."""
         return self._reporter.snapshot()
 
-    def _sync_now(self) -> bytes:
-        return self.writes.sync_now()
-
     def is_known(self) -> bool:
         """Whether an earlier run left anything to serve while Supabase is away."""
         return self.core.index.loaded_at_ns("") is not None
@@ -244,7 +238,7 @@ class FileSystem:
             await nursery.start(self.feed.run)
             if self._janitor is not None:
                 await nursery.start(self._janitor.run)
-            nursery.start_soon(self._close_gaps)
+            await nursery.start(self._gaps.run)
             task_status.started()
 
     async def drain(self, deadline_s: float) -> int:
@@ -263,20 +257,18 @@ class FileSystem:
         """The feed is lost: have the kernel ask again for all it holds."""
         self.invalidations.distrust(self.core.table.inos())
 
-    def _note_gap(self) -> None:
-        self._gap.set()
 
-    async def _close_gaps(self) -> None:
-        """List everything loaded once more, whenever the feed could not say what changed.
+def _ownership(config: Config) -> Ownership:
+    uid = os.getuid() if config.uid is None else config.uid
+    gid = os.getgid() if config.gid is None else config.gid
+    return Ownership(uid, gid, config.umask)
 
-        The kernel holds names that nobody asks about, so this does not end before all were listed.
-        """
-        while True:
-            await self._gap.wait()
-            self._gap = trio.Event()
-            while not await self.directories.reconcile():
-                _log.debug("listing anew goes on")
-                await trio.sleep(_GAP_RETRY_S)
+
+def _core(config: Config, remote: Remote, index: Index, contents: ContentStore, journal: Journal) -> Core:
+    """Return what all parts work on; changes that cannot be made now wait in the journal."""
+    table, contact = InodeTable(index, _ownership(config)), Contact()
+    changes = Changes(Carrier(remote), Outbox(journal, index), contact, may_wait=config.may_keep)
+    return Core(remote, index, table, contents, contact, Claims(index), changes, config.read_only)
 
 
 def _janitor(core: Core, config: Config) -> Janitor | None:
