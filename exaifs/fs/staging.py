@@ -11,7 +11,6 @@ was acknowledged stays as it was until the new bytes are as safe.
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import secrets
 import time
@@ -22,14 +21,12 @@ from pathlib import Path
 import trio
 
 from exaifs.cache.journal import sync_directory
-from exaifs.cache.localfile import copy_contents
+from exaifs.cache.localfile import copy_contents, sha256_of_file
 from exaifs.errors import ExaifsError, FileTooLarge, IntegrityError, NoSpace, TooManyOpen
+from exaifs.fs.digest import RunningDigest
 from exaifs.limits import descriptor_limit
 
 MEMORY_SUFFIX = ".upload"
-
-_HASH_CHUNK_BYTES = 1024 * 1024
-
 
 _SPARE_DESCRIPTORS = 32
 """Left for requests, uploads and the journal when programs write to very many files at once."""
@@ -88,8 +85,7 @@ class Staged:
         self._reads_only = False
         self._kept_generation = -1
         self._identified = -1
-        self._hash = hashlib.sha256()
-        self._hashed_bytes = 0
+        self._digest = RunningDigest()
 
     @classmethod
     def create(cls, directory: Path) -> Staged:
@@ -124,7 +120,7 @@ class Staged:
         staged.generation = 1
         staged.note_kept(1)
         staged.tried = True  # who knows
-        staged._hashed_bytes = -1
+        staged._digest.lose()
         return staged
 
     @property
@@ -184,7 +180,8 @@ class Staged:
 
         Who knows what the disk gives back when they are: the bytes are hashed again then.
         """
-        self.expected_sha256, self._hashed_bytes = self.known_sha256, -1
+        self.expected_sha256 = self.known_sha256
+        self._digest.lose()
         self._close_fd()
 
     def _close_fd(self) -> None:
@@ -199,7 +196,7 @@ class Staged:
         """Note that the file was filled from the content that is in the bucket."""
         self.size_bytes = os.fstat(self.fd).st_size
         self.dirty = False
-        self._hashed_bytes = -1
+        self._digest.lose()
 
     def touch(self) -> None:
         """Mark as changed."""
@@ -238,11 +235,7 @@ class Staged:
         except OSError as exc:
             self._undo(offset, done)
             raise _translate(exc) from exc
-        if offset == self._hashed_bytes:
-            self._hash.update(data)
-            self._hashed_bytes += len(data)
-        elif offset < self._hashed_bytes:
-            self._hashed_bytes = -1  # rewritten: hash the file when it is published
+        self._digest.wrote(offset, data)
         self.size_bytes = max(self.size_bytes, offset + len(data))
         self.touch()
         return len(data)
@@ -252,7 +245,7 @@ class Staged:
         with suppress(OSError):
             os.ftruncate(self.fd, self.size_bytes)
         if written_bytes and offset < self.size_bytes:
-            self._hashed_bytes = -1
+            self._digest.lose()
             self.touch()
 
     def truncate(self, size_bytes: int) -> None:
@@ -262,19 +255,19 @@ class Staged:
             os.ftruncate(self._fd_to_write, size_bytes)
         except OSError as exc:
             raise _translate(exc) from exc
-        if size_bytes == 0:
-            self._hash = hashlib.sha256()
-            self._hashed_bytes = 0
-        elif size_bytes < self._hashed_bytes:
-            self._hashed_bytes = -1
+        self._digest.truncated(size_bytes)
         self.size_bytes = size_bytes
         self.touch()
 
     async def sha256(self) -> str:
         """Return the digest of the whole file; a thread reads it unless it was written in order."""
-        if self._hashed_bytes == self.size_bytes:
-            return self._hash.hexdigest()
-        found = await trio.to_thread.run_sync(self._digest_file)
+        followed = self._digest.of(self.size_bytes)
+        if followed is not None:
+            return followed
+        try:
+            found = await trio.to_thread.run_sync(sha256_of_file, self.fd, self.size_bytes)
+        except OSError as exc:
+            raise _translate(exc) from exc
         if self.expected_sha256 not in {None, found}:
             raise DamagedBytes(f"staged bytes were damaged on the disk: {self.path}")
         return found
@@ -287,7 +280,7 @@ class Staged:
     @property
     def known_sha256(self) -> str | None:
         """The digest, if it costs nothing."""
-        return self._hash.hexdigest() if self._hashed_bytes == self.size_bytes else self.expected_sha256
+        return self._digest.of(self.size_bytes) or self.expected_sha256
 
     async def sync(self) -> None:
         """Have the bytes, and the file's name, on the disk (fsync(2), of the directory too).
@@ -340,17 +333,6 @@ class Staged:
         twin.generation = self.generation + 1
         twin.acknowledged = self.acknowledged
         twin.closed_ns = self.closed_ns
-
-    def _digest_file(self) -> str:
-        digest = hashlib.sha256()
-        offset = 0
-        try:
-            while chunk := os.pread(self.fd, _HASH_CHUNK_BYTES, offset):
-                digest.update(chunk)
-                offset += len(chunk)
-        except OSError as exc:
-            raise _translate(exc) from exc
-        return digest.hexdigest()
 
     def close(self, *, keep_file: bool = False) -> None:
         """Close, and remove the file unless it went elsewhere or must be kept."""
