@@ -20,7 +20,7 @@ import secrets
 import sqlite3
 import time
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -155,9 +155,9 @@ class DiskTier:
             self._opening.pop(sha256).set()
 
     async def _open(self, sha256: str, size_bytes: int) -> LocalFile | None:
-        known = sha256 in self._verified
+        opener = _open_known if sha256 in self._verified else _open_and_hash
         try:
-            fd, digest = await self.threads.run(_open_and_hash, self.path(sha256), size_bytes, known)
+            fd, digest = await self.threads.run(opener, self.path(sha256), size_bytes)
         except OSError as exc:
             if exc.errno in {errno.EMFILE, errno.ENFILE}:
                 self._retire(len(self._files) // 2)
@@ -320,20 +320,29 @@ class DiskTier:
             self._health.failed(f"{doing} in the index", exc)
 
 
-def _open_and_hash(path: Path, size_bytes: int, known: bool) -> tuple[int, str | None]:  # noqa: FBT001 - positional for the thread
-    """Open a content; hash it unless its hash is known. A wrong length gives a wrong digest."""
+def _open_and_hash(path: Path, size_bytes: int) -> tuple[int, str | None]:
+    """Open a content and hash it; a wrong length gives a wrong digest."""
+    return _opened(path, size_bytes, sha256_of_file)
+
+
+def _open_known(path: Path, size_bytes: int) -> tuple[int, str | None]:
+    """Open a content whose hash this process knows; its length is compared all the same."""
+    return _opened(path, size_bytes, _read_ahead)
+
+
+def _read_ahead(fd: int, size_bytes: int) -> None:
+    """Have the read that follows find a small content in the page cache."""
+    if size_bytes <= SMALL_BYTES:
+        read_at(fd, 0, size_bytes)
+
+
+def _opened(path: Path, size_bytes: int, look: Callable[[int, int], str | None]) -> tuple[int, str | None]:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        if os.fstat(fd).st_size != size_bytes:
-            return fd, "another length"
-        if not known:
-            return fd, sha256_of_file(fd, size_bytes)
-        if size_bytes <= SMALL_BYTES:
-            read_at(fd, 0, size_bytes)  # so that the read that follows finds it in the page cache
+        return fd, look(fd, size_bytes) if os.fstat(fd).st_size == size_bytes else "another length"
     except OSError:
         os.close(fd)
         raise
-    return fd, None
 
 
 def _move(source: Path, target: Path) -> None:

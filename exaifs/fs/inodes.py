@@ -143,12 +143,7 @@ class InodeTable:
             Stale: the number is no longer anything.
         """
         inode = self._inodes.get(ino)
-        if inode is None:
-            entry = self._index.by_ino(ino)
-            if entry is None:
-                raise Stale(f"inode {ino} is gone")
-            inode = self._use(entry)
-        return inode
+        return self._use(self._entry(ino)) if inode is None else inode
 
     def peek(self, ino: Ino) -> Inode:
         """Return the inode of that number for reading only, now: it need not be in the table.
@@ -157,12 +152,13 @@ class InodeTable:
             Stale: the number is no longer anything.
         """
         inode = self._inodes.get(ino)
-        if inode is None:
-            entry = self._index.by_ino(ino)
-            if entry is None:
-                raise Stale(f"inode {ino} is gone")
-            inode = Inode(entry)
-        return inode
+        return Inode(self._entry(ino)) if inode is None else inode
+
+    def _entry(self, ino: Ino) -> Entry:
+        entry = self._index.by_ino(ino)
+        if entry is None:
+            raise Stale(f"inode {ino} is gone")
+        return entry
 
     def _use(self, entry: Entry) -> Inode:
         inode = self._idle.pop(entry.ino, None)
@@ -176,9 +172,7 @@ class InodeTable:
     def of(self, entry: Entry) -> Inode:
         """Return the inode of an entry that was just read from the index."""
         inode = self._inodes.get(entry.ino)
-        if inode is None:
-            inode = self._use(entry)
-        return inode
+        return self._use(entry) if inode is None else inode
 
     def directory(self, ino: Ino) -> Inode:
         """Return a directory's inode.
