@@ -29,11 +29,14 @@ _log = structlog.get_logger(__name__)
 FSTYPE = "fuse.exaifs"
 """What the mount table shows; the part after the dot is the `subtype` option."""
 
+FUSE_CONF = Path("/etc/fuse.conf")
+
 _PROBE_DEADLINE_S = 5.0
 _MAX_LINKS = 40
 _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
 _CAP_SYS_ADMIN = 21
+"""Number of the capability, see capabilities(7)."""
 
 _DEAD = {errno.ENOTCONN, errno.ECONNABORTED}
 """What stat(2) on a FUSE mount says whose daemon is gone."""
@@ -190,7 +193,7 @@ def _check_fuse(*, allow_other: bool) -> None:
             "no permission to open /dev/fuse, which every user may on most systems. As root: "
             "chmod 666 /dev/fuse; or mount with sudo."
         )
-    if allow_other and not _user_allow_other(Path("/etc/fuse.conf")):
+    if allow_other and not lets_users_allow_others(FUSE_CONF):
         raise MountError(
             "--allow-other needs the line `user_allow_other` in /etc/fuse.conf unless root mounts. "
             "Add it, or drop the flag."
@@ -206,15 +209,21 @@ def _check_root(device: Path) -> None:
             "--cap-add SYS_ADMIN. On a host: modprobe fuse."
         ) from exc
     status = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace")
-    match = re.search(r"^CapEff:\s*([0-9a-f]+)$", status, re.MULTILINE)
-    if match is not None and not int(match[1], 16) >> _CAP_SYS_ADMIN & 1:
+    if not may_mount(status):
         raise MountError(
             "this root may not mount (CAP_SYS_ADMIN is missing). Start the container with "
             "--device /dev/fuse --cap-add SYS_ADMIN."
         )
 
 
-def _user_allow_other(path: Path) -> bool:
+def may_mount(process_status: str) -> bool:
+    """Tell from the text of /proc/self/status whether CAP_SYS_ADMIN is in effect; in doubt, yes."""
+    found = re.search(r"^CapEff:\s*([0-9a-f]+)$", process_status, re.MULTILINE)
+    return found is None or bool(int(found[1], 16) >> _CAP_SYS_ADMIN & 1)
+
+
+def lets_users_allow_others(path: Path) -> bool:
+    """Tell whether a fuse.conf has the line `user_allow_other`; see mount.fuse3(8)."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -12,13 +11,11 @@ from pathlib import Path
 from typing import Final
 
 from exaifs.config import MIB, Config
+from exaifs.mountpoint import FUSE_CONF, lets_users_allow_others, may_mount
 from exaifs.ops.checks import Check, Status
 
 FUSE_DEVICE: Final = Path("/dev/fuse")
-FUSE_CONF: Final = Path("/etc/fuse.conf")
 STATUS: Final = Path("/proc/self/status")
-_CAP_SYS_ADMIN: Final = 21
-"""Number of the capability, see capabilities(7)."""
 LIBRARIES: Final[Mapping[str, str]] = {"pyfuse3": "libfuse3-3", "magic": "libmagic1"}
 """Python module, and the Debian package of the library under it."""
 LOW_SPACE_BYTES: Final = 256 * MIB
@@ -105,12 +102,6 @@ def libraries(names: Mapping[str, str] = LIBRARIES) -> Check:
     return Check(name, title, Status.OK, "libfuse3 and libmagic can be loaded")
 
 
-def may_mount(process_status: str) -> bool:
-    """Tell from the text of /proc/self/status whether CAP_SYS_ADMIN is in effect; in doubt, yes."""
-    found = re.search(r"^CapEff:\s*([0-9a-f]+)$", process_status, re.MULTILINE)
-    return found is None or bool(int(found[1], 16) >> _CAP_SYS_ADMIN & 1)
-
-
 def cache_directory(directory: Path) -> Check:
     """Write, sync and remove a file in the directory, or in its nearest parent that exists."""
     name, title = "cache_directory", "cache directory"
@@ -145,11 +136,7 @@ def allow_other(conf: Path = FUSE_CONF) -> Check:
     name, title = "allow_other", "--allow-other"
     if os.geteuid() == 0:
         return Check(name, title, Status.OK, "root may allow it")
-    try:
-        lines = conf.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    if "user_allow_other" in (line.strip() for line in lines):
+    if lets_users_allow_others(conf):
         return Check(name, title, Status.OK, f"{conf} allows it")
     return Check(
         name,

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from exaifs.mountpoint import may_mount
 from exaifs.ops.checks import Status
 from exaifs.ops.keys import objection, read_key
-from exaifs.ops.local import allow_other, cache_directory, fuse_device, libraries, may_mount
+from exaifs.ops.local import allow_other, cache_directory, fuse_device, libraries
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 URL = "https://abcdefgh.supabase.co"
