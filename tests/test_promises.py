@@ -7,6 +7,10 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import AliasChoices
+
+from exaifs.config import Config
+from exaifs.embedded.install import INSTALL_DIR_VARIABLE
 
 ROOT = Path(__file__).parent.parent
 
@@ -37,3 +41,24 @@ def test_the_table_is_found() -> None:
 def test_each_promise_is_quoted_by_a_test(promise: str) -> None:
     """A promise without a test that names it is a wish."""
     assert f"{promise}:" in quotations()
+
+
+def settings() -> set[str]:
+    """Return the variables in README's table of settings; `…` stands for the other names of its row."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = text.split("## Settings", 1)[1].split("\n## ", 1)[0]
+    found = set()
+    for line in table.splitlines():
+        names = re.findall(r"`(…?[A-Z_]+)`", line)
+        whole = {name for name in names if not name.startswith("…")}
+        found |= whole | {start + name[1:] for name in names if name not in whole for start in whole}
+    return found
+
+
+def test_the_settings_are_all_in_the_readme_and_nothing_else_is() -> None:
+    """Whatever the environment can set has a row, and each row names what can be set."""
+    read = {INSTALL_DIR_VARIABLE}
+    for field in Config.model_fields.values():
+        assert isinstance(field.validation_alias, AliasChoices)
+        read |= {str(name) for name in field.validation_alias.choices}
+    assert settings() == read
