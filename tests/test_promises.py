@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -22,6 +23,7 @@ def promises() -> list[str]:
     return [match[1] for line in table.splitlines()[2:] if (match := re.match(r"\| ([^|]+) \|", line))]
 
 
+@functools.cache
 def quotations() -> str:
     """Return the docstrings of all test functions."""
     return "\n".join(
@@ -62,3 +64,12 @@ def test_the_settings_are_all_in_the_readme_and_nothing_else_is() -> None:
         assert isinstance(field.validation_alias, AliasChoices)
         read |= {str(name) for name in field.validation_alias.choices}
     assert settings() == read
+
+
+def test_the_links_of_the_readme_lead_somewhere() -> None:
+    """To one of its own headings, as GitHub names them, or to a file beside it."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    anchors = {"#" + re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        assert target in anchors or (ROOT / target).is_file(), target
