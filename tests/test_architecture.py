@@ -49,8 +49,8 @@ HOMES = {
     "mcp_types": {"mcp"},
     "uvicorn": {"mcp"},
     "starlette": {"mcp"},
-    "asyncio": set(),
-    "trio": {"fs", "fuse", "daemon", "cli", "embedded"},
+    "asyncio": {"handler"},
+    "trio": {"fs", "fuse", "daemon", "cli", "embedded", "handler"},
     "sqlite3": {"cache", "fs", "daemon", "fuse"},
 }
 """Libraries that only some packages may import."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from exaifs.config import Config, load
 from exaifs.errors import ConfigError, ExaifsError
 from exaifs.handler.info import FileInfo, FilePage
+from exaifs.handler.owned import Owned
 from exaifs.handler.service import FileService
 from exaifs.remote.bodies import Progress
 from exaifs.remote.client import remote_of
@@ -36,8 +37,8 @@ class UnifiedFileHandler:
             file_id = await handler.upload_file("report.pdf", {"continuation_id": "c-42"})
             data, metadata = await handler.download_file(file_id)
 
-    Instead of `async with`, `await open()` and `await aclose()` may be called, both from the same task. All
-    methods may be called concurrently, in the event loop that opened it.
+    Instead of `async with`, `await open()` and `await aclose()` may be called, from any task; a handler
+    that nobody closes ends with its event loop. All methods may be called concurrently, in that loop.
 
     Without SUPABASE_URL or a key, `is_enabled` is False, opening does nothing, and every other method
     raises `ConfigError`; only `exaifs.file_id_for` falls back to the local file.
@@ -82,8 +83,7 @@ class UnifiedFileHandler:
         except ConfigError as exc:
             flag, colon, problem = str(exc).partition(":")
             raise ConfigError(f"{_ARGUMENTS.get(flag, flag)}{colon}{problem}") from None
-        self._stack: AsyncExitStack | None = None
-        self._service: FileService | None = None
+        self._owned: Owned[FileService] | None = None
 
     @property
     def is_enabled(self) -> bool:
@@ -101,19 +101,24 @@ class UnifiedFileHandler:
             ConfigError: a key that cannot be one, or a cache directory that cannot be used.
             ExaifsError: it is open already.
         """
-        if self._stack is not None:
+        if self._owned is not None and not self._owned.has_ended:
             raise ExaifsError("the handler is open already")
-        async with AsyncExitStack() as stack:
-            if self.is_enabled:
-                session = await stack.enter_async_context(open_session(self._config))
-                bucket = self._config.bucket
-                self._service = await stack.enter_async_context(
-                    FileService.open(
-                        self._config, remote_of(session, bucket), SupabaseFiles(session, bucket)
-                    )
-                )
-            self._stack = stack.pop_all()
+        self._owned = Owned(self._serving())
+        if self.is_enabled:
+            try:
+                await self._owned.open()
+            except BaseException:
+                self._owned = None
+                raise
         return self
+
+    @asynccontextmanager
+    async def _serving(self) -> AsyncGenerator[FileService]:
+        async with open_session(self._config) as session:
+            bucket = self._config.bucket
+            remote, files = remote_of(session, bucket), SupabaseFiles(session, bucket)
+            async with FileService.open(self._config, remote, files) as service:
+                yield service
 
     async def aclose(self) -> None:
         """Close it; complete contents stay cached. Closing again does nothing."""
@@ -125,14 +130,15 @@ class UnifiedFileHandler:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        stack, self._stack, self._service = self._stack, None, None
-        if stack is not None:
-            await stack.__aexit__(kind, error, trace)
+        owned, self._owned = self._owned, None
+        if owned is not None:
+            await owned.close()
 
     @property
     def _open(self) -> FileService:
-        if self._service is not None:
-            return self._service
+        service = None if self._owned is None else self._owned.value
+        if service is not None:
+            return service
         if not self.is_enabled:
             self._config.require_remote()
         raise ExaifsError("the handler is not open: use `async with`, or await open() first")

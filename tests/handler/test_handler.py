@@ -135,6 +135,45 @@ async def test_opened_by_hand(make_handler: Make, local: Write) -> None:
 
 
 @pytest.mark.embedded
+async def test_opened_and_closed_by_other_tasks(make_handler: Make) -> None:
+    """As test fixtures and the start and stop hooks of web frameworks do."""
+    handler = make_handler()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(handler.open)
+    assert (await handler.list_files()).files == ()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(handler.aclose)
+    with pytest.raises(ExaifsError, match="not open"):
+        await handler.list_files()
+    async with handler:
+        assert (await handler.list_files()).files == ()
+
+
+@pytest.mark.embedded
+@pytest.mark.parametrize("loop", ["asyncio.run(main())", "trio.run(main)"])
+def test_a_handler_that_nobody_closes(loop: str, fresh_bucket: dict[str, str], tmp_path: Path) -> None:
+    """It ends with its event loop, without a word, and can be opened in the next one."""
+    script = (
+        "import asyncio, trio, exaifs\n"
+        "handler = exaifs.UnifiedFileHandler()\n"
+        "async def main():\n"
+        "    await handler.open()\n"
+        "    await handler.list_files()\n"
+        f"{loop}\n"
+        f"{loop}\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script],
+        env={**os.environ, **fresh_bucket, "FILE_CACHE_DIR": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
+
+@pytest.mark.embedded
 @pytest.mark.parametrize("anyio_backend", ["trio"])
 async def test_refused(
     fresh_bucket: dict[str, str], make_handler: Make, tmp_path: Path, local: Write

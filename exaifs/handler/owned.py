@@ -1,0 +1,102 @@
+"""A context manager that is entered and left by a task of its own, whoever opens and closes it.
+
+Task groups must be left by the task that entered them, and one that nobody leaves takes its task down.
+Programs keep to neither: test fixtures, and the start and stop hooks of web frameworks, run in tasks of
+their own, and some forget to close. The only place that knows both event loops: anyio has no task without
+a group around it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Generic, TypeVar
+
+import anyio
+import trio
+
+from exaifs.errors import ExaifsError
+
+T = TypeVar("T")
+
+
+class Owned(Generic[T]):
+    """What a context manager gives, until `close` or the end of the event loop. Opened once.
+
+    Args:
+        manager: entered and left by one task.
+    """
+
+    def __init__(self, manager: AbstractAsyncContextManager[T]) -> None:
+        self._manager = manager
+        self._closing = anyio.Event()
+        self._entered = anyio.Event()
+        self._ended = anyio.Event()
+        self._value: T | None = None
+        self._error: Exception | None = None
+        self._task: object = None
+
+    @property
+    def value(self) -> T | None:
+        """What the manager gave; None: it is not entered yet, or left."""
+        return self._value
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it was left, by `close` or with its event loop."""
+        return self._ended.is_set()
+
+    async def open(self) -> None:
+        """Enter it.
+
+        Raises:
+            Exception: what entering raises.
+        """
+        self._task = _spawn(self._live)
+        try:
+            await self._entered.wait()
+        except BaseException:
+            await self.close()
+            raise
+        self._raise_error()
+        if self._value is None:
+            raise ExaifsError("the event loop is ending")
+
+    async def close(self) -> None:
+        """Leave it, if it was opened; this is not cut short, because a half of it cannot be left.
+
+        Raises:
+            Exception: what leaving raises.
+        """
+        if self._task is None:
+            return
+        self._closing.set()
+        with anyio.CancelScope(shield=True):
+            await self._ended.wait()
+        self._raise_error()
+
+    def _raise_error(self) -> None:
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    async def _live(self) -> None:
+        try:
+            async with self._manager as self._value:
+                self._entered.set()
+                await self._closing.wait()
+        except Exception as exc:  # noqa: BLE001 - raised where somebody waits
+            self._error = exc
+        finally:
+            self._value = None
+            self._entered.set()
+            self._ended.set()
+
+
+def _spawn(work: Callable[[], Coroutine[Any, Any, None]]) -> object:
+    """Start a task that the event loop cancels when it ends; return what keeps it alive."""
+    if trio.lowlevel.in_trio_task():
+        return trio.lowlevel.spawn_system_task(work, context=contextvars.copy_context())
+    return asyncio.get_running_loop().create_task(work(), name="exaifs")
