@@ -1,8 +1,8 @@
 """Structured logging on stderr, ours and the libraries', with secrets removed from the final line.
 
 Redaction works on rendered text, so that it also covers tracebacks, third-party records, warnings and
-uncaught exceptions. `setup` is called once, by the process's entry point; everybody else only asks
-structlog for a logger.
+uncaught exceptions. `setup` is called once, by the process's entry point, or `setup_library` where the
+process is somebody else's; everybody else only asks structlog for a logger.
 """
 
 from __future__ import annotations
@@ -172,6 +172,47 @@ def setup(
     )
     _log_uncaught()
     return redactor
+
+
+class _PlainText:
+    """Renders an event as one text for the standard library's logging, without secrets."""
+
+    def __init__(self) -> None:
+        self.secrets: set[str] = set()
+
+    def __call__(self, _logger: Any, _method: str, event: MutableMapping[str, Any]) -> str:
+        trace = event.pop("exception", None)
+        words = [str(event.pop("event", "")), *(f"{key}={value!r}" for key, value in event.items())]
+        text = "  ".join(words) if trace is None else f"{'  '.join(words)}\n{trace}"
+        return Redactor(self.secrets)(text)
+
+
+def setup_library(secrets: Iterable[str]) -> None:
+    """Log as a library does: through the standard library's logging, as the program has set that up.
+
+    Without any set-up structlog prints every line to standard output, where programs print their results
+    or speak a protocol, and shows local variables in tracebacks. A program that has set up structlog itself
+    gets our lines there, as they are.
+
+    Args:
+        secrets: what must never appear, besides those of earlier calls.
+    """
+    if not structlog.is_configured():
+        structlog.configure(
+            processors=[
+                structlog.stdlib.filter_by_level,
+                structlog.contextvars.merge_contextvars,
+                structlog.processors.format_exc_info,
+                _without_surrogates,
+                _PlainText(),
+            ],
+            logger_factory=structlog.stdlib.LoggerFactory(),
+            wrapper_class=structlog.stdlib.BoundLogger,
+            cache_logger_on_first_use=False,
+        )
+    for processor in structlog.get_config()["processors"]:
+        if isinstance(processor, _PlainText):
+            processor.secrets.update(secrets)
 
 
 def _final(format_: str, stream: IO[str]) -> list[Any]:

@@ -10,11 +10,13 @@ from typing import Any, Self
 
 from pydantic import SecretStr
 
+from exaifs import logs
 from exaifs.config import Config, load
 from exaifs.errors import ConfigError, ExaifsError
 from exaifs.handler.info import FileInfo, FilePage
 from exaifs.handler.owned import Owned
 from exaifs.handler.service import FileService
+from exaifs.providers.settings import load_providers
 from exaifs.remote.bodies import Progress
 from exaifs.remote.client import remote_of
 from exaifs.remote.files import SupabaseFiles
@@ -58,7 +60,9 @@ class UnifiedFileHandler:
         bucket_name: FILE_STORAGE_BUCKET.
         max_memory_cache_size: bytes; MAX_MEMORY_CACHE_SIZE.
 
-    All other settings are those of `exaifs mount`, from the environment.
+    All other settings are those of `exaifs mount`, from the environment. What happens, such as a file that
+    is sent to a provider, is told to the loggers `exaifs.*` of the standard library, or to structlog where
+    the program has set that up.
 
     Raises:
         ConfigError: a value does not fit.
@@ -114,6 +118,8 @@ class UnifiedFileHandler:
 
     @asynccontextmanager
     async def _serving(self) -> AsyncGenerator[FileService]:
+        providers = load_providers(self._config.providers_file, self._config.providers)
+        logs.setup_library((*logs.secrets_of(self._config), *(providers.secrets() if providers else ())))
         async with open_session(self._config) as session:
             bucket = self._config.bucket
             remote, files = remote_of(session, bucket), SupabaseFiles(session, bucket)

@@ -15,7 +15,7 @@ import exaifs
 from exaifs import UnifiedFileHandler, file_id_for
 from exaifs.errors import ConfigError, ExaifsError, FileTooLarge, NotFound, Unauthorized, Unreachable
 from tests.handler.conftest import Write
-from tests.providers.emulator import Clock, ProviderServer, running
+from tests.providers.emulator import KEY, Clock, ProviderServer, running
 from tests.providers.world import CONTRACTS, Providers
 from tests.support.counting import CountingGate
 
@@ -132,6 +132,47 @@ async def test_opened_by_hand(make_handler: Make, local: Write) -> None:
         await handler.stat("x")
     async with handler:
         assert len((await handler.list_files()).files) == 1
+
+
+@pytest.mark.embedded
+def test_nothing_is_printed(fresh_bucket: dict[str, str], kimi: ProviderServer, tmp_path: Path) -> None:
+    """A library logs by `logging`, without keys; standard output is the program's."""
+    providers = Providers(tmp_path, Clock())
+    providers.add("kimi", kimi)
+    script = (
+        "import asyncio, logging, exaifs, structlog\n"
+        "async def main():\n"
+        "    async with exaifs.UnifiedFileHandler() as handler:\n"
+        "        file_id = await handler.upload_file(__file__)\n"
+        "        await handler.get_provider_file_id(file_id, 'kimi')\n"
+        "        structlog.get_logger('exaifs.x').warning('careful', key=open('provider.key').read())\n"
+        "        try: 1 / 0\n"
+        "        except ZeroDivisionError: structlog.get_logger('exaifs.x').exception('a bug')\n"
+        "asyncio.run(main())\n"
+        "logging.basicConfig(level=logging.INFO)\n"
+        "asyncio.run(main())\n"
+    )
+    (tmp_path / "program.py").write_text(script)
+    ended = subprocess.run(
+        [sys.executable, "program.py"],
+        env={
+            **os.environ,
+            **fresh_bucket,
+            "FILE_CACHE_DIR": str(tmp_path / "cache"),
+            "EXAIFS_PROVIDERS_FILE": str(providers.path),
+        },
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert ended.stdout == ""
+    quiet, _, loud = ended.stderr.partition("INFO:")
+    assert quiet.startswith("careful  key='[redacted]\\n'\na bug\nTraceback")
+    assert "WARNING:exaifs.x:careful" in loud
+    assert KEY not in ended.stderr
+    assert fresh_bucket["SUPABASE_SERVICE_ROLE_KEY"] not in ended.stderr
 
 
 @pytest.mark.embedded
