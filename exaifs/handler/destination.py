@@ -10,12 +10,16 @@ from datetime import datetime
 from typing import Any
 
 from exaifs.errors import InvalidArgument
+from exaifs.handler.texts import checked, texts_of
 from exaifs.names import RESERVED_NAME, child_key, encode_name
 
 FILE_TYPES = ("user_upload", "generated", "cache")
 
 _FOLDERS = {"user_upload": "files", "generated": "generated", "cache": "cache"}
 """Of uploads that name no place; `uploads/` belongs to conversations."""
+
+_OWN_FIELDS = frozenset({"version", "etag", "write_id", "posix", "xattrs"})
+"""What exaifs itself keeps in the same column (migration 0009)."""
 
 _TIME = re.compile(
     r"\d{4}-\d\d-\d\dT([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d+)?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)",
@@ -62,9 +66,12 @@ def wish_of(metadata: Mapping[str, Any] | None) -> Wish:
     Raises:
         InvalidArgument: a value that cannot be.
     """
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise InvalidArgument("metadata are a dictionary of JSON values")
     given = dict(metadata or {})
     path, continuation_id = given.pop("path", None), given.get("continuation_id")
     fields = {"file_type": "user_upload", **given}
+    _check_fields(fields)
     if fields["file_type"] not in FILE_TYPES:
         raise InvalidArgument(f"file_type is one of {', '.join(FILE_TYPES)}")
     for name, value in (("path", path), ("continuation_id", continuation_id)):
@@ -76,12 +83,28 @@ def wish_of(metadata: Mapping[str, Any] | None) -> Wish:
     if path is not None and path != "/":
         key_of(path.rstrip("/"))
     if continuation_id is not None:
-        child_key("uploads/", continuation_id)
+        try:
+            child_key("uploads/", continuation_id)
+        except InvalidArgument:
+            raise InvalidArgument(f"continuation_id must be one name, not {continuation_id!r}") from None
+    return Wish(path, continuation_id, fields, given)
+
+
+def _check_fields(fields: Mapping[str, Any]) -> None:
+    """Refuse what the row cannot keep.
+
+    Raises:
+        InvalidArgument: says what.
+    """
+    own = sorted(_OWN_FIELDS.intersection(fields))
+    if own:
+        raise InvalidArgument(f"metadata cannot have the field {own[0]!r}, which exaifs itself uses")
     try:
         json.dumps(fields, allow_nan=False)
-    except (TypeError, ValueError) as exc:
+    except (TypeError, ValueError, RecursionError) as exc:
         raise InvalidArgument(f"metadata must be JSON values: {exc}") from exc
-    return Wish(path, continuation_id, fields, given)
+    for text in texts_of(fields):
+        checked(text, "metadata")
 
 
 def _is_time(text: str) -> bool:

@@ -165,7 +165,8 @@ class UnifiedFileHandler:
 
         Args:
             file_path: the file; a copy of it is taken first, so it may change meanwhile.
-            metadata: JSON values, merged into those of the row (None takes one away). Four have a meaning:
+            metadata: JSON values, merged into those of the row (None takes one away); not named `version`,
+                `etag`, `write_id`, `posix` or `xattrs`, which are exaifs' own. Four have a meaning:
                 `path` is where the file goes, as below a mountpoint (ending in a slash: into that
                 directory), replacing what is there; `continuation_id` links it to that conversation, and
                 without `path` puts it at uploads/{continuation_id}/{name}; `file_type` is user_upload (if

@@ -33,6 +33,7 @@ from exaifs.handler.ids import FileIds
 from exaifs.handler.info import FileInfo, FilePage, info_of, page_of
 from exaifs.handler.partfile import PartFile
 from exaifs.handler.sending import Outcome, Sender, Sent, Staged, staged_bytes, staged_copy
+from exaifs.handler.texts import checked
 from exaifs.model import ObjectRef
 from exaifs.names import check_name
 from exaifs.providers.service import ProviderService
@@ -173,7 +174,7 @@ class FileService:
         """Make a file part of a conversation."""
         if not continuation_id:
             raise InvalidArgument("a continuation id is needed")
-        return await self._files.link(file_id, continuation_id)
+        return await self._files.link(file_id, checked(continuation_id, "a continuation id"))
 
     # reading
 
@@ -311,11 +312,13 @@ class FileService:
 
     async def list_files(self, prefix: str, limit: int, cursor: str | None) -> FilePage:
         """Return a page of the files whose path starts with a prefix."""
-        return page_of(await self._files.list_files(prefix_of(prefix), cursor or "", _page_size(limit)))
+        after = checked(cursor or "", "a cursor")
+        return page_of(await self._files.list_files(prefix_of(prefix), after, _page_size(limit)))
 
     async def search_files(self, query: str, limit: int, cursor: str | None) -> FilePage:
         """Return a page of the files that a query finds."""
-        return page_of(await self._files.search_files(query, cursor or "", _page_size(limit)))
+        text, after = checked(query, "a query"), checked(cursor or "", "a cursor")
+        return page_of(await self._files.search_files(text, after, _page_size(limit)))
 
     async def cleanup_cache(self, max_age_days: float, max_size_mb: float) -> dict[str, int]:
         """Make the cache smaller; see `UnifiedFileHandler.cleanup_cache`."""

@@ -16,6 +16,7 @@ from exaifs.config import MIB
 from exaifs.errors import ConfigError, Exists, InvalidArgument, Stale
 from exaifs.handler.info import FilePage
 from exaifs.handler.service import FileService
+from exaifs.handler.texts import checked
 from exaifs.mcp.answers import (
     Deleted,
     Download,
@@ -32,7 +33,6 @@ from exaifs.mcp.answers import (
 from exaifs.mcp.nearby import check_place, not_found
 from exaifs.mcp.paths import (
     after_of,
-    checked,
     cursor_of,
     is_nameable,
     path_of_argument,

@@ -15,6 +15,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from exaifs.errors import InvalidArgument
 from exaifs.handler.destination import key_of
+from exaifs.handler.texts import checked
 from exaifs.names import RESERVED_NAME
 
 SCHEME = "exaifs:"
@@ -22,19 +23,6 @@ ROOT_URI = "exaifs:///"
 TEMPLATE = "exaifs:///{+path}"
 
 _HASH_DIGITS = 12
-
-
-def checked(text: str, what: str) -> str:
-    """Refuse text that no name can hold.
-
-    Raises:
-        InvalidArgument: NUL, or half of a surrogate pair, which JSON can spell but no UTF-8 has.
-    """
-    if "\0" in text:
-        raise InvalidArgument(f"{what} must not contain NUL characters")
-    if any("\ud800" <= char <= "\udfff" for char in text):
-        raise InvalidArgument(f"{what} must be Unicode text: it has half of a surrogate pair")
-    return text
 
 
 def path_of_argument(argument: str) -> str:

@@ -148,6 +148,20 @@ async def test_looking(service: FileService, double: Double, local: Write) -> No
             await service.list_files("", limit, None)
 
 
+async def test_texts_that_no_row_has(service: FileService, double: Double) -> None:
+    """Refused before anything is asked, with what is wrong."""
+    for text in ("a\0b", "\ud800"):
+        for attempt in (
+            service.list_files("", 10, text),
+            service.search_files(text, 10, None),
+            service.search_files("a", 10, text),
+            service.link_file_to_conversation(put(double, "a", b"x"), text),
+        ):
+            with pytest.raises(InvalidArgument, match=r"^a (cursor|query|continuation id) must"):
+                await attempt
+    assert not double.server.counts
+
+
 async def test_deleting_and_linking(service: FileService, double: Double) -> None:
     """Both by id, wherever the file was moved; a link is made once."""
     file_id = put(double, "a", b"x")

@@ -84,6 +84,12 @@ async def test_what_is_kept(service: FileService, local: Write, double: Double) 
         ({"expires_at": 1780000000}, InvalidArgument),
         ({"x": float("nan")}, InvalidArgument),
         ({"x": object()}, InvalidArgument),
+        ({"x": {"y": ["a\0b"]}}, InvalidArgument),
+        ({"a\0b": 1}, InvalidArgument),
+        ({"x": "\ud800"}, InvalidArgument),
+        ({"version": "1"}, InvalidArgument),
+        ({"posix": {"mode": 0o777}}, InvalidArgument),
+        (["topic"], InvalidArgument),
     ],
 )
 async def test_wishes_that_cannot_be(
