@@ -181,6 +181,7 @@ class UnifiedFileHandler:
             InvalidArgument, NameTooLong: metadata or a path that cannot be.
             FileTooLarge: over the bucket's limit.
             NoSpace: the cache disk has no room for the copy.
+            ReadOnly: EXAIFS_READ_ONLY is set.
             RemoteError: Supabase did not take it, or the key.
             ConfigError: no project is configured.
         """

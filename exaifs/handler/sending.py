@@ -33,6 +33,7 @@ from exaifs.cache.localfile import (
 )
 from exaifs.errors import Exists, FileTooLarge, IsADirectory, NoSpace, NotFound, NotPermitted
 from exaifs.fs.mime import SNIFF_BYTES, mime_type_of
+from exaifs.handler.greeting import Greeting
 from exaifs.model import ObjectRecord, Posix
 from exaifs.remote.bodies import FileBody, Progress, ReportingSeekableBody
 from exaifs.remote.files import FileCatalog
@@ -192,14 +193,14 @@ class Sender:
     Args:
         remote: the bucket.
         files: finds content.
+        greeting: knows the bucket's limit.
     """
 
-    def __init__(self, remote: Remote, files: FileCatalog) -> None:
+    def __init__(self, remote: Remote, files: FileCatalog, greeting: Greeting) -> None:
         self._remote = remote
         self._files = files
+        self._greeting = greeting
         self._locks = _Locks()
-        self._size_limit_bytes: int | None = None
-        self._asked_limit = False
 
     async def send(self, staged: Staged, key: str, progress: Progress, *, replace: bool = True) -> Sent:
         """Put these bytes under a key; tell whether they were not there before.
@@ -260,15 +261,9 @@ class Sender:
         return None
 
     async def _uploaded(self, staged: Staged, key: str, progress: Progress) -> ObjectRecord:
-        limit = await self._limit()
+        limit = (await self._greeting.hello()).size_limit_bytes
         if limit is not None and staged.size_bytes > limit:
             raise FileTooLarge(f"{staged.size_bytes} bytes; the bucket takes {limit}")
         body = ReportingSeekableBody(FileBody(staged.fd, staged.size_bytes), progress)
         await self._remote.objects.put(key, body, staged.upload)
         return await self._remote.catalog.commit(key, staged.upload)
-
-    async def _limit(self) -> int | None:
-        if not self._asked_limit:
-            self._size_limit_bytes = (await self._remote.catalog.hello()).size_limit_bytes
-            self._asked_limit = True
-        return self._size_limit_bytes

@@ -25,10 +25,12 @@ from exaifs.errors import (
     IntegrityError,
     InvalidArgument,
     NotFound,
+    ReadOnly,
     RemoteError,
     Stale,
 )
 from exaifs.handler.destination import Wish, key_of, prefix_of, wish_of
+from exaifs.handler.greeting import Greeting
 from exaifs.handler.ids import FileIds
 from exaifs.handler.info import FileInfo, FilePage, info_of, page_of
 from exaifs.handler.partfile import PartFile
@@ -40,7 +42,7 @@ from exaifs.providers.service import ProviderService
 from exaifs.providers.settings import load_providers
 from exaifs.providers.source import CachedContents
 from exaifs.remote.bodies import Progress
-from exaifs.remote.files import FileCatalog, FileRow
+from exaifs.remote.files import FileCatalog, FileRow, FileRows
 from exaifs.remote.interface import Remote
 
 _DAY_S = 86_400.0
@@ -56,13 +58,21 @@ class FileService:
     """See `UnifiedFileHandler`, whose methods say what these promise."""
 
     def __init__(
-        self, remote: Remote, files: FileCatalog, cache: ClientCache, providers: ProviderService | None
+        self,
+        remote: Remote,
+        files: FileCatalog,
+        cache: ClientCache,
+        providers: ProviderService | None,
+        *,
+        read_only: bool,
     ) -> None:
+        self._read_only = read_only
         self._remote = remote
         self._files = files
         self._cache = cache
         self.ids = FileIds(providers, cache)
-        self._sender = Sender(remote, files)
+        self._greeting = Greeting(remote.catalog)
+        self._sender = Sender(remote, files, self._greeting)
         self._threads = Threads()
 
     @classmethod
@@ -99,7 +109,7 @@ class FileService:
                 providers = await stack.enter_async_context(
                     ProviderService.open(settings, remote.catalog, CachedContents(cache.contents))
                 )
-            yield cls(remote, files, cache, providers)
+            yield cls(remote, files, cache, providers, read_only=config.read_only)
 
     # sending
 
@@ -107,6 +117,7 @@ class FileService:
         self, file_path: Path, metadata: Mapping[str, Any] | None, progress: Progress | None
     ) -> str:
         """Bring a local file into the bucket; return its id."""
+        self._check_writable()
         wish = wish_of(metadata)
         name = file_path.name
         check_name(name)
@@ -137,6 +148,7 @@ class FileService:
             Exists: other bytes are there, and are not to be replaced.
             ExaifsError: as `upload_file`.
         """
+        self._check_writable()
         wish = wish_of(metadata)
         path = wish.path or ""
         key = key_of(path)
@@ -168,13 +180,19 @@ class FileService:
 
     async def delete_file(self, file_id: str) -> None:
         """Delete a file."""
+        self._check_writable()
         await self._remote.objects.remove([(await self._row(file_id)).record.key])
 
     async def link_file_to_conversation(self, file_id: str, continuation_id: str) -> bool:
         """Make a file part of a conversation."""
+        self._check_writable()
         if not continuation_id:
             raise InvalidArgument("a continuation id is needed")
         return await self._files.link(file_id, checked(continuation_id, "a continuation id"))
+
+    def _check_writable(self) -> None:
+        if self._read_only:
+            raise ReadOnly("nothing may be changed while EXAIFS_READ_ONLY is set")
 
     # reading
 
@@ -299,7 +317,7 @@ class FileService:
         if row is None:
             row = await self._files.by_key(key_of(file_id_or_path))
         if row is None:
-            raise NotFound(f"no file {file_id_or_path!r} in the bucket {self._remote.bucket}")
+            raise await self._not_found(file_id_or_path)
         return info_of(row)
 
     async def at(self, path: str) -> FileRow | None:
@@ -313,12 +331,17 @@ class FileService:
     async def list_files(self, prefix: str, limit: int, cursor: str | None) -> FilePage:
         """Return a page of the files whose path starts with a prefix."""
         after = checked(cursor or "", "a cursor")
-        return page_of(await self._files.list_files(prefix_of(prefix), after, _page_size(limit)))
+        return await self._page(await self._files.list_files(prefix_of(prefix), after, _page_size(limit)))
 
     async def search_files(self, query: str, limit: int, cursor: str | None) -> FilePage:
         """Return a page of the files that a query finds."""
         text, after = checked(query, "a query"), checked(cursor or "", "a cursor")
-        return page_of(await self._files.search_files(text, after, _page_size(limit)))
+        return await self._page(await self._files.search_files(text, after, _page_size(limit)))
+
+    async def _page(self, rows: FileRows) -> FilePage:
+        if not rows.files:
+            await self._greeting.hello()
+        return page_of(rows)
 
     async def cleanup_cache(self, max_age_days: float, max_size_mb: float) -> dict[str, int]:
         """Make the cache smaller; see `UnifiedFileHandler.cleanup_cache`."""
@@ -340,8 +363,17 @@ class FileService:
     async def _row(self, file_id: str) -> FileRow:
         row = await self._files.by_id(file_id)
         if row is None:
-            raise NotFound(f"no file {file_id!r} in the bucket {self._remote.bucket}")
+            raise await self._not_found(file_id)
         return row
+
+    async def _not_found(self, name: str) -> NotFound:
+        """Return the error for a file that is absent.
+
+        Raises:
+            BucketMissing: everything is absent there.
+        """
+        await self._greeting.hello()
+        return NotFound(f"no file {name!r} in the bucket {self._remote.bucket}")
 
 
 def _page_size(limit: int) -> int:

@@ -13,7 +13,16 @@ import pytest
 
 import exaifs
 from exaifs import UnifiedFileHandler, file_id_for
-from exaifs.errors import ConfigError, ExaifsError, FileTooLarge, NotFound, Unauthorized, Unreachable
+from exaifs.errors import (
+    BucketMissing,
+    ConfigError,
+    ExaifsError,
+    FileTooLarge,
+    NotFound,
+    ReadOnly,
+    Unauthorized,
+    Unreachable,
+)
 from tests.handler.conftest import Write
 from tests.providers.emulator import KEY, Clock, ProviderServer, running
 from tests.providers.world import CONTRACTS, Providers
@@ -219,7 +228,7 @@ def test_a_handler_that_nobody_closes(loop: str, fresh_bucket: dict[str, str], t
 async def test_refused(
     fresh_bucket: dict[str, str], make_handler: Make, tmp_path: Path, local: Write
 ) -> None:
-    """A wrong key, a server that is not there, and a file too large are errors that say so."""
+    """A wrong key or bucket, a server that is not there, and a file too large are errors that say so."""
     url, key = fresh_bucket["SUPABASE_URL"], fresh_bucket["SUPABASE_SERVICE_ROLE_KEY"]
     path = local("a", b"x")
     async with UnifiedFileHandler(url, key[:-3] + "xxx", tmp_path / "other") as handler:
@@ -228,11 +237,41 @@ async def test_refused(
     async with UnifiedFileHandler("http://127.0.0.1:9", key, tmp_path / "other") as handler:
         with pytest.raises(Unreachable):
             await handler.list_files()
+    async with UnifiedFileHandler(url, key, tmp_path / "other", "no-such-bucket") as handler:
+        for attempt in (
+            handler.upload_file(path),
+            handler.list_files(),
+            handler.search_files("a"),
+            handler.stat("a"),
+            handler.download_file("a"),
+        ):
+            with pytest.raises(BucketMissing, match="no-such-bucket"):
+                await attempt
     with path.open("r+b") as file:
         file.truncate((50 << 20) + 1)
     async with make_handler() as handler:
         with pytest.raises(FileTooLarge):
             await handler.upload_file(path)
+
+
+@pytest.mark.embedded
+@pytest.mark.parametrize("anyio_backend", ["trio"])
+async def test_read_only(
+    make_handler: Make, monkeypatch: pytest.MonkeyPatch, local: Write, tmp_path: Path
+) -> None:
+    """EXAIFS_READ_ONLY holds here as for a mount: files are read, and nothing is changed."""
+    async with make_handler() as handler:
+        file_id = await handler.upload_file(local("a", b"x"))
+    monkeypatch.setenv("EXAIFS_READ_ONLY", "true")
+    async with make_handler() as handler:
+        for attempt in (
+            handler.upload_file(tmp_path / "local" / "a"),
+            handler.delete_file(file_id),
+            handler.link_file_to_conversation(file_id, "c1"),
+        ):
+            with pytest.raises(ReadOnly, match="EXAIFS_READ_ONLY"):
+                await attempt
+        assert (await handler.download_file(file_id))[0] == b"x"
 
 
 @pytest.fixture
