@@ -179,6 +179,7 @@ class UnifiedFileHandler:
         Raises:
             OSError: the local file cannot be read.
             InvalidArgument, NameTooLong: metadata or a path that cannot be.
+            IsADirectory, NotADirectory: it is no file; or a directory is at the path, or a file above it.
             FileTooLarge: over the bucket's limit.
             NoSpace: the cache disk has no room for the copy.
             ReadOnly: EXAIFS_READ_ONLY is set.

@@ -31,10 +31,19 @@ from exaifs.cache.localfile import (
     unlink_quietly,
     write_at,
 )
-from exaifs.errors import Exists, FileTooLarge, IsADirectory, NoSpace, NotFound, NotPermitted
+from exaifs.errors import (
+    Exists,
+    FileTooLarge,
+    IsADirectory,
+    NoSpace,
+    NotADirectory,
+    NotFound,
+    NotPermitted,
+)
 from exaifs.fs.mime import SNIFF_BYTES, mime_type_of
 from exaifs.handler.greeting import Greeting
 from exaifs.model import ObjectRecord, Posix
+from exaifs.names import path_of
 from exaifs.remote.bodies import FileBody, Progress, ReportingSeekableBody
 from exaifs.remote.files import FileCatalog
 from exaifs.remote.interface import Remote, RowPatch, Upload
@@ -214,6 +223,7 @@ class Sender:
 
         Raises:
             Exists: other bytes are there.
+            IsADirectory, NotADirectory: the file would hide others, or be hidden by one.
             FileTooLarge: over the bucket's limit.
             RemoteError: why it could not be done.
         """
@@ -223,7 +233,7 @@ class Sender:
             self._locks.held(f"content {staged.sha256}") if large else nullcontext(),
             self._locks.held(f"key {key}"),
         ):
-            record = (await self._remote.catalog.stat([key])).get(key)
+            record = await self._look(key)
             if record is not None and _is_stored(staged, record):
                 sent = Sent(record, "unchanged")
             elif record is not None and not replace:
@@ -234,6 +244,31 @@ class Sender:
                 sent = Sent(copied or await self._uploaded(staged, key, progress), outcome)
         progress(staged.size_bytes, staged.size_bytes)
         return sent
+
+    async def _look(self, key: str) -> ObjectRecord | None:
+        """Return what is under a key.
+
+        The store keeps a file beside a directory of its name, but no path shows both.
+
+        Raises:
+            NotADirectory: one of its directories is a file.
+            IsADirectory: files are below it.
+        """
+        parts = key.split("/")
+        parents = ["/".join(parts[:count]) for count in range(1, len(parts))]
+        found = await self._remote.catalog.stat([key, *parents])
+        if key in found:
+            return found[key]
+        for parent in parents:
+            if parent in found:
+                raise NotADirectory(
+                    f"{path_of(parent)!r} is a file, so nothing can be below it: choose another directory"
+                )
+        below, _ = await self._remote.catalog.list_tree(f"{key}/", limit=1)
+        if below:
+            path = path_of(key)
+            raise IsADirectory(f"{path!r} is a directory: name a file in it, such as {path + '/NAME'!r}")
+        return None
 
     async def _copied(self, staged: Staged, key: str) -> ObjectRecord | None:
         """Content that the bucket has under another key is copied there, not sent."""

@@ -30,7 +30,7 @@ from exaifs.mcp.answers import (
     SignedUrl,
     Uploaded,
 )
-from exaifs.mcp.nearby import check_place, not_found
+from exaifs.mcp.nearby import not_found
 from exaifs.mcp.paths import (
     after_of,
     cursor_of,
@@ -174,7 +174,6 @@ class Bucket:
                 "the user to put the file into the bucket by a mount or Supabase's dashboard"
             )
         target = _target(path, continuation_id)
-        await check_place(self._remote.catalog, target)
         metadata = {"path": target}
         if continuation_id:
             metadata["continuation_id"] = continuation_id

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from exaifs.errors import Exists, NotFound
+from exaifs.errors import NotFound
 from exaifs.handler.destination import key_of
 from exaifs.mcp.paths import shown
 from exaifs.names import decode_component, split_key
@@ -57,26 +57,6 @@ async def not_found(catalog: Catalog, path: str) -> NotFound:
         f"there is no file {shown(path)!r}. In {place}: {', '.join(map(repr, close))}{more}. "
         f"list_files(prefix={shown(where)!r}) shows all, search_files finds names anywhere"
     )
-
-
-async def check_place(catalog: Catalog, path: str) -> None:
-    """Refuse a path where a file would hide others, or be hidden.
-
-    Raises:
-        Exists: a directory is there, or a file where the path needs a directory.
-    """
-    key = key_of(path)
-    parts = path.split("/")
-    parents = {key_of("/".join(parts[:count])): "/".join(parts[:count]) for count in range(1, len(parts))}
-    for taken in await catalog.stat([*parents]) if parents else ():
-        raise Exists(
-            f"{shown(parents[taken])!r} is a file, so nothing can be below it: choose another directory"
-        )
-    records, _ = await catalog.list_tree(f"{key}/", limit=1)
-    if records:
-        raise Exists(
-            f"{shown(path)!r} is a directory: name a file in it, such as {shown(path) + '/NAME'!r}"
-        )
 
 
 def _components(path: str) -> list[str]:

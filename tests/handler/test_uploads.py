@@ -13,6 +13,7 @@ from exaifs.errors import (
     InvalidArgument,
     IsADirectory,
     NameTooLong,
+    NotADirectory,
     NotPermitted,
     Unauthorized,
     Unreachable,
@@ -99,6 +100,15 @@ async def test_wishes_that_cannot_be(
     with pytest.raises(error):
         await upload(service, local("a", b"x"), metadata)
     assert not double.server.counts
+
+
+async def test_a_file_never_hides_others(service: FileService, local: Write, double: Double) -> None:
+    """Neither at the path of a directory nor below a file: a mount could show only one of the two."""
+    await upload(service, local("a", b"x"), {"path": "é/f/a"})
+    for path, error in (("é/f", IsADirectory), ("é", IsADirectory), ("é/f/a/b/c", NotADirectory)):
+        with pytest.raises(error, match="é"):
+            await upload(service, local("b", b"y"), {"path": path})
+    assert list(double.server.bucket.objects) == ["=C3=A9/f/a"]
 
 
 async def test_what_is_no_file(service: FileService, local: Write, tmp_path: Path) -> None:
