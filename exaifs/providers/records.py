@@ -12,7 +12,8 @@ from typing import Any
 _MAX_ID_BYTES = 1024
 _MAX_MARGIN_S = 3600.0
 _FRESH_UPLOAD_S = 3600.0
-"""An upload this young is not checked: it was there a moment ago."""
+"""An upload this young is not checked: it was there a moment ago. Nor is what somebody has just told us:
+who sets an attribute finds that value in it."""
 
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.\d+)?(?:Z|z|\+00:?00)")
 
@@ -102,7 +103,7 @@ class StoredId:
     def is_due(self, now: float, recheck_s: float) -> bool:
         """Tell whether it should be checked at the provider before it is given out."""
         if self.uploaded_at is not None and now - self.uploaded_at < _FRESH_UPLOAD_S:
-            return self.verified_at is None
+            return False
         return self.verified_at is None or now - self.verified_at >= recheck_s
 
 

@@ -509,16 +509,20 @@ async def test_unknown_names(kimi: ProviderServer, providers: Providers, supabas
 async def test_registered_ids(
     kimi: ProviderServer, providers: Providers, supabase: DoubleServer, clock: Clock
 ) -> None:
-    """An operator's id counts from then on, once the provider has it; forgetting takes it away."""
+    """An operator's id counts and is listed at once, is checked after an hour, and may be forgotten."""
     made = kimi.add("", filename="f", data=DATA, purpose="file-extract", mime_type="text/plain")
     async with providers.host(supabase.remote()) as host:
         await host.put("a.txt", DATA)
         record = await host.service.register(await host.file("a.txt"), "kimi", made.id.encode() + b"\n")
         assert record is not None
         assert record.provider_file_ids["kimi"]["origin"] == "registered"
-        assert await host.id("a.txt") == made.id
-        assert kimi.counts["retrieve"] == 1
         assert await host.listed("a.txt") == {"kimi": made.id.encode()}
+        assert await host.id("a.txt") == made.id
+        assert kimi.requests == 0
+        clock.now += 3601
+        assert await host.listed("a.txt") == {}
+        assert await host.id("a.txt") == made.id
+        assert kimi.counts == {"retrieve": 1}
         await host.service.forget(await host.file("a.txt"), "kimi")
         assert await host.listed("a.txt") == {}
         with pytest.raises(NoAttribute):
@@ -534,7 +538,6 @@ async def test_registered_ids(
             with pytest.raises(error):
                 await host.service.register(await host.file("a.txt"), name, value)
     assert made.id not in [key[2] for key in supabase.providers.uploads]
-    assert clock.now > 0
 
 
 async def test_plain_ids_of_an_earlier_design(
