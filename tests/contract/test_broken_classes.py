@@ -24,6 +24,7 @@ from tests.support.broken import (
     GET,
     HTML,
     MOVE,
+    PATIENCE_S,
     PUT,
     REF,
     STAT,
@@ -40,6 +41,9 @@ from tests.support.world import read, upload_of
 pytestmark = pytest.mark.anyio
 
 UPLOAD = upload_of(DATA)
+
+HANG_S = 2.0
+"""For an answer that never comes; afterwards the catalog must answer within as long."""
 
 
 @pytest.fixture(params=["trio"])
@@ -234,7 +238,7 @@ async def test_put_that_hung_was_done(server: NonsenseServer) -> None:
     """The answer never comes, and the object is there: the time is over, and all is well."""
     server.on(PUT, Reply(b"", stall=True))
     server.on(STAT, listed(of(UPLOAD, "a")))
-    async with opened(server, timeout_s=0.2) as remote:
+    async with opened(server, timeout_s=HANG_S) as remote:
         await remote.objects.put("a", BytesBody(DATA), UPLOAD)
     assert len(server.seen(PUT)) == 1
 
@@ -282,7 +286,7 @@ async def test_move_was_done(server: NonsenseServer, answer: Reply) -> None:
     """However often the answer is lost: source gone, target there, done."""
     server.on(MOVE, answer)
     server.on(STAT, listed(record("b")))
-    async with opened(server, timeout_s=0.2) as remote:
+    async with opened(server, timeout_s=HANG_S if answer.stall else PATIENCE_S) as remote:
         await remote.objects.move("a", "b")
 
 

@@ -18,6 +18,7 @@ from tests.support.broken import (
     DATA,
     GET,
     HTML,
+    PATIENCE_S,
     REF,
     STAT,
     TAG,
@@ -132,15 +133,16 @@ class TestDownload:
     async def test_stall_in_the_middle(self, server: NonsenseServer) -> None:
         """A body that stops coming ends in an error within the time limit."""
         server.on(GET, reply(200, DATA[:1000], TAG, length=len(DATA), stall=True))
-        with anyio.fail_after(5):
-            with pytest.raises(Unreachable):
-                await read_all(server)
+        async with opened(server, read_timeout_s=0.6) as remote:
+            with anyio.fail_after(PATIENCE_S / 2), pytest.raises(Unreachable):
+                await read(remote, REF)
 
     async def test_no_answer_at_all(self, server: NonsenseServer) -> None:
         """A server that accepts and is silent is unreachable, after the limit for each attempt."""
         server.on(GET, Reply(b"", stall=True))
-        with anyio.fail_after(10), pytest.raises(Unreachable):
-            await read_all(server)
+        async with opened(server, timeout_s=0.3) as remote:
+            with anyio.fail_after(PATIENCE_S / 2), pytest.raises(Unreachable):
+                await read(remote, REF)
         assert len(server.seen(GET)) == 4
 
     async def test_nobody_listens(self) -> None:
@@ -240,8 +242,8 @@ async def test_many_downloads_leave_room_for_the_catalog(server: NonsenseServer)
         assert await call() == DATA
         done += 1
 
-    async with opened(server, timeout_s=5) as remote:
-        with anyio.fail_after(20):
+    async with opened(server) as remote:
+        with anyio.fail_after(PATIENCE_S / 2):
             async with anyio.create_task_group() as group:
                 for _ in range(60):
                     group.start_soon(one, lambda: read(remote, REF))

@@ -30,6 +30,7 @@ from tests.support.broken import (
     HTML,
     KEY,
     MOVE,
+    PATIENCE_S,
     PUT,
     REF,
     RESUMABLE,
@@ -219,7 +220,7 @@ class TestFunctions:
     async def test_errors(self, server: NonsenseServer, answer: Reply, error: type[ExaifsError]) -> None:
         """Every failure has its own error, and none shows the key."""
         server.on(HELLO, answer)
-        async with opened(server, timeout_s=0.3) as remote:
+        async with opened(server, timeout_s=0.3 if answer.stall else PATIENCE_S) as remote:
             with pytest.raises(error) as caught:
                 await remote.catalog.hello()
         assert type(caught.value) is error

@@ -1,4 +1,4 @@
-"""A client with short limits on a server that a test dictates, and the answers such tests need."""
+"""A client that wastes no time on a server that a test dictates, and the answers such tests need."""
 
 from __future__ import annotations
 
@@ -31,6 +31,9 @@ COPY = "POST /storage/v1/object/copy"
 MOVE = "POST /storage/v1/object/move"
 STAT = "POST /rest/v1/rpc/exaifs_stat"
 HELLO = "POST /rest/v1/rpc/exaifs_hello"
+
+PATIENCE_S = 60.0
+"""No server that answers at all needs so long, however busy the machine."""
 
 
 def record(key: str = REF.key, version: str = "v1") -> dict[str, object]:
@@ -67,9 +70,19 @@ def serve_object(request: Request) -> Reply:
 
 @asynccontextmanager
 async def opened(
-    server: NonsenseServer | TusServer, key: str = KEY, timeout_s: float = 0.6, read_timeout_s: float = 3
+    server: NonsenseServer | TusServer,
+    key: str = KEY,
+    timeout_s: float = PATIENCE_S,
+    read_timeout_s: float = PATIENCE_S,
 ) -> AsyncIterator[Remote]:
-    """Open the bucket with short limits."""
+    """Open the bucket with short pauses between attempts.
+
+    Args:
+        server: where it is.
+        key: of the project.
+        timeout_s: for one answer. Only where a server is silent should a test make it short.
+        read_timeout_s: for a read, all attempts together.
+    """
     config = Config(
         supabase_url=server.url,
         supabase_key=SecretStr(key),

@@ -137,7 +137,7 @@ class _Handler(socketserver.StreamRequestHandler):
         self.wfile.write(answer.data)
         self.wfile.flush()
         if answer.stall:
-            server.closing.wait(30)
+            server.closing.wait()
         if answer.reset:
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
             self.connection.close()
