@@ -105,7 +105,7 @@ class Bucket:
         """Return once no download is running."""
         while self.running:
             self._idle = anyio.Event()
-            with anyio.fail_after(20):
+            with anyio.fail_after(60):
                 await self._idle.wait()
 
     def go_on(self) -> None:

@@ -25,7 +25,7 @@ class UploadContract:
         cut = CountedBody(data, stall_at=15 * MIB)
         async with anyio.create_task_group() as group:
             group.start_soon(partial(world.remote.objects.put, key, cut, upload, memory=memory))
-            with anyio.fail_after(20):
+            with anyio.fail_after(60):
                 await cut.stalled.wait()
             group.cancel_scope.cancel()
         assert await find(world.remote, key) is None
@@ -60,7 +60,7 @@ class UploadContract:
         cut = CountedBody(old, stall_at=13 * MIB)
         async with anyio.create_task_group() as group:
             group.start_soon(partial(world.remote.objects.put, key, cut, upload_of(old), memory=memory))
-            with anyio.fail_after(20):
+            with anyio.fail_after(60):
                 await cut.stalled.wait()
             group.cancel_scope.cancel()
         upload = upload_of(new)

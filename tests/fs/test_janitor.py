@@ -29,7 +29,7 @@ def janitor_of(remote: Remote, contact: Contact | None = None) -> Janitor:
 
 async def until_gone(paths: Paths, path: str) -> None:
     """Follow the feed until a path is gone."""
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while True:
             await follow(paths)
             try:

@@ -109,7 +109,7 @@ async def test_a_file_whose_upload_had_no_answer_leaves_nothing_behind(
             await paths.rename("f", "g")
         else:
             await paths.unlink("f")
-        assert await paths.fs.drain(5.0) == 0
+        assert await paths.fs.drain(60) == 0
         await follow(paths)
         assert await paths.ls() == (["g"] if away == "renamed" else [])
         assert list(server.bucket.objects) == await paths.ls()
@@ -151,7 +151,7 @@ async def test_an_upload_whose_answer_was_lost_is_known_as_ours(server: DoubleSe
         await paths.create("f", b"first")
         server.inject("put", Unreachable("later"))
         await paths.overwrite("f", b"second")
-        assert await paths.fs.drain(5.0) == 0
+        assert await paths.fs.drain(60) == 0
         assert server.bucket.objects["f"].data == b"second"
         assert await paths.read("f") == b"second"
 
@@ -163,7 +163,7 @@ async def test_a_file_kept_aside_is_not_written_any_more(server: DoubleServer, m
         await paths.create("f", b"ours")
         async with paths.inode("f") as ino:
             server.bucket.put("f", b"theirs")
-            await paths.fs.drain(5.0)
+            await paths.fs.drain(60)
             with pytest.raises(Stale):
                 await paths.fs.files.open(ino, os.O_RDWR, CALLER)
             with pytest.raises(Stale):
@@ -186,7 +186,7 @@ async def test_unsent_bytes_do_not_bring_a_name_back(server: DoubleServer, mount
             await paths.rename("f", "g")
         else:
             await paths.unlink("f")
-        await paths.fs.drain(5.0)
+        await paths.fs.drain(60)
         await follow(paths)
         assert await paths.ls() == (["g"] if away == "renamed" else [])
         assert sorted(server.bucket.objects) == await paths.ls()
@@ -250,7 +250,7 @@ async def test_an_unsent_file_replaces_one_whose_upload_had_no_answer(
         for name in ("target", "source"):
             await paths.create(name, name.encode())
         await paths.rename("source", "target")
-        assert await paths.fs.drain(5.0) == 0
+        assert await paths.fs.drain(60) == 0
         await follow(paths)
         assert await paths.read("target") == b"source"
         assert server.bucket.objects["target"].data == b"source"

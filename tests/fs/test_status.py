@@ -34,7 +34,7 @@ STATUS = ".exaifs/status.json"
 
 async def reach(paths: Paths, state: str) -> None:
     """Wait until the mount is in a state."""
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while paths.fs.status().state != state:  # noqa: ASYNC110 - nothing announces it
             await trio.sleep(0.01)
 

@@ -149,7 +149,7 @@ async def test_concurrent_writers_with_delayed_commits(project: Project, tmp_pat
                 stop.set()
             assert fs.feed.changes_seen > 0
             nursery.cancel_scope.cancel()
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while await fs.feed.poll():
                 pass
         followed = await _tree(paths)

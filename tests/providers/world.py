@@ -103,7 +103,7 @@ def _toml(value: Any) -> str:
 
 async def arrived(server: ProviderServer, uploads: int) -> None:
     """Wait until so many uploads have reached a server, which runs in threads of its own."""
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         while server.counts["upload"] < uploads:  # noqa: ASYNC110 - no event crosses the threads
             await anyio.sleep(0.01)
 

@@ -110,6 +110,6 @@ async def _flip_and_send(server: DoubleServer, cache: Path, paths: Paths) -> Non
 
 
 async def _settled(paths: Paths) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while await paths.fs.drain(1):  # noqa: ASYNC110 - it is tried again after a while
             await trio.sleep(0.05)

@@ -158,14 +158,14 @@ class Paths:
 
 async def follow(paths: Paths) -> None:
     """Take in everything up to now."""
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         while await paths.fs.feed.poll():
             pass
 
 
 @asynccontextmanager
 async def mounted(
-    server: DoubleServer, directory: Path, *, drain_s: float = 5.0, **settings: Any
+    server: DoubleServer, directory: Path, *, drain_s: float = 60.0, **settings: Any
 ) -> AsyncIterator[Paths]:
     """Open a file system on a server; the same directory again is a restart."""
     await trio.Path(directory).mkdir(exist_ok=True)
@@ -175,7 +175,7 @@ async def mounted(
     async with FileSystem.open(config, remote, directory, hello) as fs, trio.open_nursery() as nursery:
         await nursery.start(fs.run)
         if server.online and server.trigger_installed:
-            with trio.fail_after(5):
+            with trio.fail_after(60):
                 await fs.feed.wait_caught_up()
         yield Paths(fs)
         await fs.drain(drain_s)

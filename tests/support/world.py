@@ -110,7 +110,7 @@ async def cursor_now(remote: Remote) -> str:
 async def changes_of(remote: Remote, cursor: str, keys: set[str]) -> dict[str, ObjectRecord | None]:
     """Return what the feed says of these keys, waiting until it has all of them."""
     found: dict[str, ObjectRecord | None] = {}
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         while not keys <= found.keys():
             more, cursor = await all_changes(remote, cursor)
             found.update((key, record) for key, record in more.items() if key in keys)

@@ -112,7 +112,7 @@ async def test_gate(server: DoubleServer) -> None:
     with server.hold("put") as gate:
         async with anyio.create_task_group() as group:
             group.start_soon(write, remote, "a", b"ours", upload_of(b"ours"))
-            with anyio.fail_after(5):
+            with anyio.fail_after(60):
                 await gate.wait_arrived()
             server.bucket.put("a", b"theirs")
             gate.open()
