@@ -9,9 +9,8 @@ import pytest
 
 from exaifs.cache.conflicts import DIRECTORY, Conflict, Version, describe, list_conflicts, new_file
 from tests.mount.conftest import StoredBytes, exaifs, exaifs_mount
-from tests.mount.test_status import AWAY
 from tests.support.gate import Gate
-from tests.support.mounts import MountedDaemon, status_of
+from tests.support.mounts import AWAY, MountedDaemon, status_of
 
 pytestmark = [pytest.mark.mount, pytest.mark.embedded]
 

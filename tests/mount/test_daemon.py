@@ -19,21 +19,11 @@ from exaifs import mountpoint as mountpoints
 from exaifs.processes import holders
 from tests.mount.conftest import StoredBytes, exaifs, exaifs_mount
 from tests.support.gate import Gate
-from tests.support.mounts import MountedDaemon, wait_until, within
+from tests.support.mounts import AWAY, MountedDaemon, wait_until, within
 
 pytestmark = [pytest.mark.mount, pytest.mark.embedded]
 
 MIB = 1 << 20
-
-AWAY = {
-    "Supabase cannot be reached, serving what is known",
-    "Supabase is away; serving what is known",
-    "files not sent; they are kept in the cache directory for the next mount",
-    "request failed",
-    "not sent before the end; kept for the next mount",
-    "no change feed; directories are listed again as they age",
-}
-"""What a daemon says whose server is gone."""
 
 
 def test_a_crash_while_reading(mount: MountedDaemon, tmp_path: Path) -> None:

@@ -9,20 +9,13 @@ import pytest
 
 from tests.mount.conftest import exaifs_mount
 from tests.support.gate import Gate
-from tests.support.mounts import wait_until
+from tests.support.mounts import AWAY, wait_until
 
 pytestmark = [pytest.mark.mount, pytest.mark.embedded]
 
 LIMIT_S = 3.0
 SLACK_S = 3.0
 """For starting a shell on a busy machine."""
-
-AWAY = {
-    "no change feed; directories are listed again as they age",
-    "Supabase is away; serving what is known",
-    "request failed",
-}
-"""What a daemon may say while its server hangs."""
 
 
 def test_reads_and_listings_fail_in_time(

@@ -11,20 +11,11 @@ import pytest
 
 from tests.mount.conftest import exaifs_mount
 from tests.support.gate import Gate
-from tests.support.mounts import wait_until
+from tests.support.mounts import AWAY, wait_until
 
 pytestmark = [pytest.mark.mount, pytest.mark.embedded]
 
 _CLOSE = "import sys\nf = open(sys.argv[1], 'wb')\nf.write(b'bytes of the program')\nf.close()\n"
-
-AWAY = {
-    "no change feed; directories are listed again as they age",
-    "Supabase is away; serving what is known",
-    "request failed",
-    "will be sent later",
-    "not sent yet",
-}
-"""What a daemon may say while its server hangs."""
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])

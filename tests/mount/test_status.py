@@ -13,20 +13,9 @@ import pytest
 
 from tests.mount.conftest import exaifs, exaifs_mount
 from tests.support.gate import Gate
-from tests.support.mounts import MountedDaemon, status_of, wait_until, within
+from tests.support.mounts import AWAY, MountedDaemon, status_of, wait_until, within
 
 pytestmark = [pytest.mark.mount, pytest.mark.embedded]
-
-AWAY = {
-    "Supabase is away; serving what is known",
-    "request failed",
-    "will be sent later",
-    "not sent yet",
-    "not sent before the end; kept for the next mount",
-    "files not sent; they are kept in the cache directory for the next mount",
-    "no change feed; directories are listed again as they age",
-}
-"""What a daemon says whose server is gone."""
 
 FILE = ".exaifs/status.json"
 

@@ -13,19 +13,9 @@ import pytest
 
 from tests.mount.conftest import StoredBytes, exaifs, exaifs_mount
 from tests.support.gate import Gate
-from tests.support.mounts import MountedDaemon, within
+from tests.support.mounts import AWAY, MountedDaemon, within
 
 pytestmark = [pytest.mark.mount, pytest.mark.embedded]
-
-AWAY = {
-    "Supabase is away; serving what is known",
-    "no change feed; directories are listed again as they age",
-    "not sent yet",
-    "not carried out yet",
-    "kept for later",
-    "files not sent; they are kept in the cache directory for the next mount",
-}
-"""What a daemon says whose server is gone."""
 
 HOLD = """
 import os, sys

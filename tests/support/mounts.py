@@ -27,6 +27,21 @@ _START_DEADLINE_S = 60.0
 _STOP_DEADLINE_S = 60.0
 _ALARMING = {"warning", "error", "critical"}
 
+AWAY = frozenset(
+    {
+        "Supabase cannot be reached, serving what is known",
+        "Supabase is away; serving what is known",
+        "files not sent; they are kept in the cache directory for the next mount",
+        "kept for later",
+        "no change feed; directories are listed again as they age",
+        "not carried out yet",
+        "not sent yet",
+        "request failed",
+        "will be sent later",
+    }
+)
+"""What a daemon says whose server is gone or hangs."""
+
 
 class MountError(AssertionError):
     """The daemon did not do what a test needs."""
