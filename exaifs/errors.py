@@ -25,6 +25,7 @@
     ├── Stale                        ESTALE   the version that was opened is gone
     └── RemoteError                  EIO
         ├── Unreachable              EIO      temporary: no answer, or an answer from no Supabase
+        │   └── Unserved             EIO      temporary: the store does not find what the catalog lists
         ├── Busy                     EIO      temporary: 423, 429, 5xx; may carry `retry_after_s`
         ├── Unauthorized             EACCES   the key is missing, wrong, expired or not service_role
         ├── BucketMissing            EIO
@@ -187,6 +188,14 @@ class Unreachable(RemoteError):
     """No answer, or one that did not come from Supabase."""
 
     temporary = True
+
+
+class Unserved(Unreachable):
+    """The storage server does not find, or does not move, one object that the catalog lists.
+
+    Supabase answers, so it is not away; the object may be in the middle of being replaced, or its bytes
+    are gone.
+    """
 
 
 class Busy(RemoteError):

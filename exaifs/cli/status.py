@@ -76,6 +76,7 @@ def lines(status: dict[str, Any]) -> Iterator[Line]:
     yield "server", _server(status["server"]), None
     yield "feed", _feed(status["feed"]), None
     yield "unsent", _queue(status["queue"]), "bold red" if status["queue"]["failed"] else None
+    yield from _changes(status["queue"])
     waiting = status.get("conflicts", {}).get("waiting", 0)  # an older daemon does not say
     if waiting:
         yield "conflicts", f"{waiting:,} waiting for a decision, see `exaifs conflicts`", "yellow"
@@ -133,6 +134,17 @@ def _queue(queue: dict[str, Any]) -> str:
     if queue["failed"]:
         parts.append(f"{queue['failed']:,} FAILED: {queue['last_error']}")
     return ", ".join(parts)
+
+
+def _changes(queue: dict[str, Any]) -> Iterator[Line]:
+    failing, given_up = (
+        queue.get("changes_failing", 0),
+        queue.get("changes_given_up", 0),
+    )  # or an older daemon
+    if failing or given_up:
+        counted = [f"{failing:,} cannot be carried out yet"] if failing else []
+        counted += [f"{given_up:,} given up since the start"] if given_up else []
+        yield "changes", f"{', '.join(counted)}: {queue['change_problem']}", "bold red"
 
 
 def _index(index: dict[str, Any]) -> str:

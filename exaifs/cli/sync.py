@@ -16,7 +16,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, Te
 from exaifs.cli.command import MOUNTPOINT, Session, command as define, log_level, pass_session
 from exaifs.cli.output import complain, note, printable, say
 from exaifs.config import MIB
-from exaifs.ops.sync import Left, mount_above, wait
+from exaifs.ops.sync import Left, described, mount_above, wait
 
 _LINE_EVERY_S: Final = 10.0
 _NAMED: Final = 10
@@ -60,8 +60,7 @@ def _report(left: Left) -> int:
     for line in left.open[:_NAMED]:
         note(f"open and changed, not waited for: {printable(line['path'])}")
     for line in (left.waiting + left.failed)[:_NAMED]:
-        why = f": {line['problem']}" if line["problem"] else ""
-        complain(f"not in Supabase: {printable(line['path'])}{why}")
+        complain(f"not in Supabase: {printable(described(line))}")
     unsent = len(left.waiting) + len(left.failed)
     if unsent:
         say(f"{unsent:,} not in Supabase yet, safe on this host; see exaifs status")
@@ -93,7 +92,7 @@ def _progress() -> Iterator[Callable[[Left], None]]:
             most_bytes = max(most_bytes, left.size_bytes)
             bar.update(
                 task,
-                description=f"{len(left.waiting):,} left",
+                description=_what_is_left(left),
                 total=most_bytes,
                 completed=most_bytes - left.size_bytes,
             )
@@ -108,6 +107,11 @@ def _lines(console: Console) -> Callable[[Left], None]:
         nonlocal next_s
         if left.waiting and time.monotonic() >= next_s:
             next_s = time.monotonic() + _LINE_EVERY_S
-            console.print(f"{len(left.waiting):,} left, {left.size_bytes / MIB:,.1f} MiB", soft_wrap=True)
+            console.print(f"{_what_is_left(left)}, {left.size_bytes / MIB:,.1f} MiB", soft_wrap=True)
 
     return show
+
+
+def _what_is_left(left: Left) -> str:
+    stuck = left.problem
+    return f"{len(left.waiting):,} left" + (f" ({printable(stuck)})" if stuck else "")

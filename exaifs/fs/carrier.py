@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import structlog
 import trio
@@ -92,18 +92,29 @@ class Carrier:
             for record in page:
                 yield record
 
-    async def move_all(self, moves: Sequence[tuple[str, str]], *, replace: bool = False) -> None:
+    async def move_all(
+        self,
+        moves: Sequence[tuple[str, str]],
+        *,
+        replace: bool = False,
+        may_stay: Callable[[ExaifsError], bool] = lambda _: False,
+    ) -> dict[str, ExaifsError]:
         """Move objects, several at a time; those that are gone were removed by another host.
 
         Args:
             moves: old and new key of each.
             replace: whether one that is in the way is replaced.
+            may_stay: tells whether one whose move failed like this stays, and the others go on.
+
+        Returns:
+            What stays, by its old key, and why.
 
         Raises:
-            ExaifsError: the first one's failure; no further move begins after it.
+            ExaifsError: the first other failure; no further move begins after it.
         """
         limiter = trio.CapacityLimiter(_MOVES_AT_ONCE)
         failures: list[ExaifsError] = []
+        left: dict[str, ExaifsError] = {}
 
         async def move(source: str, target: str) -> None:
             async with limiter:
@@ -114,13 +125,17 @@ class Carrier:
                 except NotFound:
                     return
                 except ExaifsError as exc:
-                    failures.append(exc)
+                    if may_stay(exc):
+                        left[source] = exc
+                    else:
+                        failures.append(exc)
 
         async with trio.open_nursery() as nursery:
             for source, target in moves:
                 nursery.start_soon(move, source, target)
         if failures:
             raise failures[0]
+        return left
 
     async def _move_one(self, source: str, target: str, *, replace: bool) -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -10,7 +11,7 @@ import trio
 
 from exaifs.cache.conflicts import Conflict, Version, describe, new_file, this_host
 from exaifs.cache.contents import ContentStore
-from exaifs.errors import ExaifsError, Stale
+from exaifs.errors import ExaifsError, IntegrityError, Stale
 from exaifs.fs.staging import Staged
 from exaifs.model import ObjectRecord
 from exaifs.names import path_of
@@ -70,12 +71,15 @@ class Conflicts:
     async def keep_theirs(self, record: ObjectRecord, reason: str, staged: Staged | None) -> None:
         """Keep what another host wrote, before it is replaced from here.
 
+        Bytes that do not have the hash their row claims are kept as they are, and named as unverified.
+
         Args:
             record: what is in the bucket now.
             reason: for people.
             staged: what replaces it.
 
         Raises:
+            IntegrityError: what the bucket has is not even as long as it says.
             ExaifsError: it cannot be fetched, or the disk refuses. Not where it is gone already.
         """
         data = new_file(self._directory)
@@ -84,7 +88,7 @@ class Conflicts:
         except OSError as exc:
             raise ExaifsError(f"the bytes that lost a conflict cannot be kept: {exc}") from exc
         try:
-            await self._contents.copy_to(record.ref, fd)
+            kept, doubt = await self._copy(record, fd)
             winner = None
             if staged is not None:
                 host = this_host()
@@ -93,8 +97,8 @@ class Conflicts:
                 lambda: describe(
                     data,
                     path=path_of(record.key),
-                    reason=reason,
-                    kept=_version(record),
+                    reason=reason + doubt,
+                    kept=kept,
                     winner=winner,
                 )
             )
@@ -111,6 +115,21 @@ class Conflicts:
         finally:
             os.close(fd)
         self._tell(conflict)
+
+    async def _copy(self, record: ObjectRecord, fd: int) -> tuple[Version, str]:
+        """Copy what is in the bucket; return what it is, and what is to be said of it."""
+        ref = record.ref
+        try:
+            await self._contents.copy_to(ref, fd)
+        except IntegrityError:
+            if ref.sha256 is None:
+                raise
+            # The hash is the word of whoever wrote the row, and these are all the bytes there are.
+            plain = replace(ref, sha256=None)
+            await self._contents.copy_to(plain, fd)
+            kept = replace(_version(record), sha256=self._contents.sha256_of(plain))
+            return kept, "; unverified: its bytes do not have the SHA-256 that its row claims"
+        return _version(record), ""
 
     def _tell(self, conflict: Conflict) -> None:
         self.seen += 1

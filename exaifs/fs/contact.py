@@ -11,7 +11,15 @@ from contextlib import contextmanager
 import structlog
 import trio
 
-from exaifs.errors import BucketMissing, Busy, RemoteError, SchemaMissing, Unauthorized, Unreachable
+from exaifs.errors import (
+    BucketMissing,
+    Busy,
+    RemoteError,
+    SchemaMissing,
+    Unauthorized,
+    Unreachable,
+    Unserved,
+)
 
 _log = structlog.get_logger(__name__)
 
@@ -135,7 +143,7 @@ class Contact:
 
     def note(self, exc: BaseException) -> None:
         """Take notice of what a change ran into; trouble with one object is not absence."""
-        if isinstance(exc, RemoteError) and is_away(exc) and not isinstance(exc, Busy):
+        if isinstance(exc, RemoteError) and is_away(exc) and not isinstance(exc, Busy | Unserved):
             self.failed(exc)
 
     def failed(self, exc: RemoteError) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from exaifs.cache.merge import Difference, merge_changes
+from exaifs.errors import IntegrityError
 from exaifs.fs.conflicts import Conflicts
 from exaifs.fs.core import Core
 from exaifs.fs.inodes import Inode
@@ -81,9 +82,14 @@ class Contest:
         staged = inode.staged
         assert staged is not None
         if ours_is_later and self._policy.conflict != "refuse":
-            await self._conflicts.keep_theirs(record, "replaced by a later close on this host", staged)
-            return True
-        why = "EXAIFS_CONFLICT=refuse" if ours_is_later else "another host closed the file later"
+            try:
+                await self._conflicts.keep_theirs(record, "replaced by a later close on this host", staged)
+            except IntegrityError as exc:
+                why = f"another host's file cannot be kept ({exc})"
+            else:
+                return True
+        else:
+            why = "EXAIFS_CONFLICT=refuse" if ours_is_later else "another host closed the file later"
         await self.set_aside(inode, staged, f"{why}; its file stands", record)
         return False
 
@@ -98,7 +104,10 @@ class Contest:
         if sha256 is None and record.size_bytes in {staged.size_bytes, *staged.sent.values()}:
             # On a server that drops metadata this may be our own upload, cut off before its commit; or it
             # is another client's. Only the bytes tell.
-            await self._contents.materialize(record.ref)
+            try:
+                await self._contents.materialize(record.ref)
+            except IntegrityError:
+                return True  # not even as long as its row says
             sha256 = self._contents.sha256_of(record.ref)
         return sha256 not in {await staged.sha256(), *staged.sent}
 

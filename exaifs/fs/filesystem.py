@@ -113,6 +113,7 @@ class FileSystem:
             survey=self.survey,
             counters=self._counters,
             conflicts=self.writes.conflicts,
+            sender=self.writes.sender,
         )
         self._janitor = _janitor(core, config)
         owner = _ownership(config)

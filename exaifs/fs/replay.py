@@ -8,15 +8,16 @@ deleted, and where a move replaces it, it is kept aside.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import structlog
 
 from exaifs.cache.entries import Entry, with_marker
 from exaifs.cache.intents import Mark, Move, Operation, Patch, Remove, Unmark, keys_of
+from exaifs.cache.keyset import prefixes_above
 from exaifs.cache.merge import Difference, merge_changes
-from exaifs.errors import ExaifsError, NameTooLong, NotFound, Rejected
+from exaifs.errors import ExaifsError, IntegrityError, NameTooLong, NotFound
 from exaifs.fs.carrier import Carrier
 from exaifs.fs.conflicts import Conflicts
 from exaifs.fs.core import Core
@@ -24,8 +25,9 @@ from exaifs.fs.directories import Directories
 from exaifs.fs.inodes import Inode
 from exaifs.fs.keeping import Keeper
 from exaifs.fs.relocation import Relocation
+from exaifs.fs.verdicts import is_final
 from exaifs.model import Ino, ObjectRecord
-from exaifs.names import path_of, split_key
+from exaifs.names import MAX_KEY_BYTES, path_of, split_key
 from exaifs.remote.interface import Change, RowPatch
 
 _log = structlog.get_logger(__name__)
@@ -64,16 +66,24 @@ class Replayer:
         """Carry one out; it is forgotten when this returns.
 
         Raises:
-            ExaifsError: it could not be, and is to be tried again.
+            ExaifsError: it could not be; see `verdicts`.
         """
-        try:
-            surprised, revised = await self._carry_out(number, operation)
-        except (NameTooLong, Rejected) as exc:
-            # Supabase will never take it: what is there shows again under its own name.
-            self._conflicts.note(operation.entry.key, f"given up, as Supabase refused it: {exc}")
-            surprised, revised = list(keys_of(operation)), {}
+        surprised, revised = await self._carry_out(number, operation)
         await self._outbox.done(number, revised)
         await self._look_again(surprised)
+
+    async def give_up(self, number: int, operation: Operation, why: BaseException) -> None:
+        """Forget one that cannot be carried out: names show what the bucket has.
+
+        Raises:
+            ExaifsError: the journal cannot say so.
+        """
+        await self._outbox.done(number)
+        what = type(operation).__name__.lower()
+        self._conflicts.note(operation.entry.key, f"{what} given up, as Supabase does not do it: {why}")
+        if isinstance(operation, Mark):
+            self._unmark(operation)
+        await self._look_again(list(keys_of(operation)))
 
     async def _carry_out(self, number: int, operation: Operation) -> tuple[list[str], dict[int, Operation]]:
         """Do it; return the keys that are not what was expected, and what later operations say now."""
@@ -81,7 +91,7 @@ class Replayer:
             case Remove():
                 return await self._remove(operation), {}
             case Move() if operation.entry.is_dir:
-                return [], await self._move_tree(number, operation)
+                return await self._move_tree(number, operation)
             case Move():
                 return await self._move(number, operation)
             case Mark():
@@ -113,7 +123,10 @@ class Replayer:
         if not operation.sent:
             return False
         # Cut off before its commit, on a server that drops metadata: only the bytes tell.
-        await self._contents.materialize(record.ref)
+        try:
+            await self._contents.materialize(record.ref)
+        except IntegrityError:
+            return False  # not even as long as the bucket says
         return self._contents.sha256_of(record.ref) in operation.sent
 
     async def _keep_open_bytes(self, entry: Entry, record: ObjectRecord) -> None:
@@ -201,12 +214,31 @@ class Replayer:
                 found.setdefault(operation.entry.ino, []).append(later)
         return found
 
-    async def _move_tree(self, number: int, operation: Move) -> dict[int, Operation]:
+    async def _move_tree(self, number: int, operation: Move) -> tuple[list[str], dict[int, Operation]]:
+        """Move what is there, known here or not; what cannot go stays, and shows under its old name."""
         old, new = operation.source, operation.entry.key
-        keys = [record.key async for record in self._carrier.tree(old)]
-        if keys:
-            await self._keep_collisions(old, new, keys)
-            await self._carrier.move_all([(key, new + key[len(old) :]) for key in keys], replace=True)
+        left = await self._move_objects(old, new)
+        for key, exc in left.items():
+            self._conflicts.note(key, f"its directory was renamed here, it stays: {exc}")
+        revised = await self._take_on_tree(number, operation)
+        return [old] if left else [], revised
+
+    async def _move_objects(self, old: str, new: str) -> dict[str, ExaifsError]:
+        """Move all that can be moved; return what stays, and why."""
+        moving = {record.key: record async for record in self._carrier.tree(old)}
+        if not moving:
+            return {}
+        left: dict[str, ExaifsError] = {
+            key: NameTooLong(f"more than {MAX_KEY_BYTES} bytes")
+            for key in moving
+            if len(new.encode()) + len(key[len(old) :].encode()) > MAX_KEY_BYTES
+        }
+        left |= await self._keep_collisions(old, new, moving)
+        moves = [(key, new + key[len(old) :]) for key in moving if key not in left]
+        return left | await self._carrier.move_all(moves, replace=True, may_stay=is_final)
+
+    async def _take_on_tree(self, number: int, operation: Move) -> dict[int, Operation]:
+        old, new = operation.source, operation.entry.key
         moved: set[str] = set()
         revised: dict[int, Operation] = {}
         waiting = self._later(number)
@@ -224,12 +256,24 @@ class Replayer:
             await self._keep_again(*self._table.below(entry.key))
         return revised
 
-    async def _keep_collisions(self, old: str, new: str, keys: Iterable[str]) -> None:
-        """Keep what another host has put where something is about to go."""
-        moving = {new + key[len(old) :] for key in keys}
+    async def _keep_collisions(
+        self, old: str, new: str, moving: Mapping[str, ObjectRecord]
+    ) -> dict[str, ExaifsError]:
+        """Keep what another host has put where something is about to go.
+
+        Returns:
+            What cannot go, as what is in its way cannot be kept.
+        """
+        left: dict[str, ExaifsError] = {}
         async for record in self._carrier.tree(new):
-            if record.key in moving and record.size_bytes > 0:
+            source = moving.get(old + record.key[len(new) :])
+            if source is None or not record.size_bytes or _is_copy(source, record):
+                continue
+            try:
                 await self._conflicts.keep_theirs(record, "replaced by a rename on this host", None)
+            except IntegrityError as exc:
+                left[source.key] = exc
+        return left
 
     # -- directories and attributes ----------------------------------------------------------------
 
@@ -240,6 +284,12 @@ class Replayer:
         if entry is not None:
             marked = with_marker(entry, record)
             self._table.put(replace(marked, pending=False, posix=entry.posix, xattrs=entry.xattrs))
+
+    def _unmark(self, operation: Mark) -> None:
+        """A directory's marker was refused: it is there only while something is in it."""
+        entry = self._index.by_ino(operation.entry.ino)
+        if entry is not None:
+            self._table.put(replace(entry, pending=False, marker=False))
 
     async def _patch(self, number: int, operation: Patch) -> list[str]:
         (key,) = keys_of(operation)
@@ -271,12 +321,27 @@ class Replayer:
             self._index.expire_below(prefix)
             self._index.mark_unloaded(prefix[: prefix[:-1].rfind("/") + 1])
         with self._index.view() as view:
-            found = await self._carrier.look(plain) if plain else {}
+            try:
+                found = await self._carrier.look(plain) if plain else {}
+            except ExaifsError as exc:
+                _log.info("names are listed anew when they are needed", reason=str(exc))
+                for key in plain:
+                    for prefix in (*prefixes_above(key), ""):
+                        self._index.expire(prefix)
+                return
             changes = [Change(key, found.get(key)) for key in plain]
             difference, skipped = merge_changes(self._index, changes, view=view, at_ns=time.time_ns())
         self._on_change(difference)
         for key in skipped:
             self._index.expire(split_key(key)[0])
+
+
+def _is_copy(source: ObjectRecord, target: ObjectRecord) -> bool:
+    """Tell whether bytes are the same, as after a move that replaces and was cut off."""
+    same_size = source.size_bytes == target.size_bytes
+    return same_size and (
+        source.etag == target.etag != "" or source.write_id == target.write_id is not None
+    )
 
 
 def _revised(operation: Operation, record: ObjectRecord) -> Operation:

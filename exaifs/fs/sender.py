@@ -16,12 +16,14 @@ from itertools import islice
 import structlog
 import trio
 
+from exaifs.cache.intents import Move, Operation
 from exaifs.errors import ExaifsError
 from exaifs.fs.contact import is_away, jittered
 from exaifs.fs.core import Core
 from exaifs.fs.inodes import Inode
 from exaifs.fs.publish import Publisher
 from exaifs.fs.replay import Replayer
+from exaifs.fs.verdicts import is_hopeless
 from exaifs.names import path_of
 
 _log = structlog.get_logger(__name__)
@@ -73,10 +75,22 @@ class Sender:
         self._due: dict[int, float] = {}
         self._pause_until = -math.inf
         self._failures = 0
+        self._failing_since: dict[int, float] = {}
+        self._worked_at = -math.inf
         self.problems: dict[int, str] = {}
         """Why operations could not be carried out, by number."""
+        self.given_up = 0
+        """How many operations Supabase will never carry out, since the start."""
+        self._last_given_up: str | None = None
         self._outbox.on_news(self.wake)
-        self._contact.on_return(self.hurry)
+        self._contact.on_return(self._begin_anew)
+
+    @property
+    def change_problem(self) -> str | None:
+        """An operation that fails, and why, or else the last that was given up; None: all goes well."""
+        for number, problem in self.problems.items():
+            return f"{_described(self._outbox.operations[number])}: {problem}"
+        return self._last_given_up
 
     # -- telling it --------------------------------------------------------------------------------
 
@@ -92,6 +106,11 @@ class Sender:
             self._files.pop(inode, None)
             self._files[inode] = None
         self.wake()
+
+    def _begin_anew(self) -> None:
+        """Supabase was away: nothing is held against what failed meanwhile."""
+        self._failing_since.clear()
+        self.hurry()
 
     def hurry(self) -> None:
         """Try everything now, whatever it was waiting for."""
@@ -181,7 +200,7 @@ class Sender:
         return soonest - now if soonest > now else math.inf
 
     async def _send(self, inode: Inode) -> None:
-        staged = inode.staged
+        staged, before = inode.staged, inode.failure
         try:
             async with inode.lock:
                 if not self._outbox.overlaps(inode.entry.key):
@@ -193,7 +212,7 @@ class Sender:
             if staged is not None:
                 staged.attempts += 1
                 staged.due_at = self._failed(exc, staged.attempts)
-            self._tell("not sent yet", exc, path=path_of(inode.entry.key))
+            self._tell("not sent yet", exc, before, path=path_of(inode.entry.key))
         self._table.release(inode)
 
     async def _carry_out(self, number: int) -> None:
@@ -202,28 +221,44 @@ class Sender:
             return
         self._outbox.begin(number)
         try:
-            await self._replayer.carry_out(number, operation)
+            await self._carry_out_or_give_up(number, operation)
         except Exception as exc:  # noqa: BLE001 - logged there; the other operations are still to be done
             self._attempts[number] = self._attempts.get(number, 0) + 1
             self._due[number] = self._failed(exc, self._attempts[number])
-            self.problems[number] = str(exc)
+            before, self.problems[number] = self.problems.get(number), str(exc)
             what, path = type(operation).__name__.lower(), path_of(operation.entry.key)
-            self._tell("not carried out yet", exc, path=path, what=what)
+            self._tell("not carried out yet", exc, before, path=path, what=what)
             self._outbox.let_go(number)
             return
-        for table in (self._attempts, self._due, self.problems):
+        for table in (self._attempts, self._due, self._failing_since, self.problems):
             table.pop(number, None)
         self._contact.succeeded()
-        self._worked()
 
-    def _tell(self, event: str, exc: Exception, **where: str) -> None:
-        """Log a failure, with a traceback where it is none that is known."""
+    async def _carry_out_or_give_up(self, number: int, operation: Operation) -> None:
+        try:
+            await self._replayer.carry_out(number, operation)
+        except Exception as exc:
+            now = trio.current_time()
+            since = self._failing_since.setdefault(number, now)
+            if not is_hopeless(exc, now - since, others_succeed=self._worked_at > since):
+                raise
+            await self._replayer.give_up(number, operation, exc)
+            self.given_up += 1
+            self._last_given_up = f"{_described(operation)}: {exc}"
+        else:
+            self._worked()
+
+    def _tell(self, event: str, exc: Exception, before: str | None, **where: str) -> None:
+        """Log a failure, unless it is the one before; with a traceback where it is none that is known."""
+        if str(exc) == before:
+            return
         if isinstance(exc, ExaifsError | OSError | sqlite3.Error):
             _log.warning(event, reason=str(exc), **where)
         else:
             _log.error(event, exc_info=exc, **where)
 
     def _worked(self) -> None:
+        self._worked_at = trio.current_time()
         self._failures = 0
         self._pause_until = -math.inf
 
@@ -286,3 +321,11 @@ class Sender:
 def _backoff_s(failures: int) -> float:
     """Return how long to wait after so many failures: half of it by chance."""
     return jittered(min(_MAX_RETRY_S, _FIRST_RETRY_S * 2.0 ** min(failures - 1, 10)))
+
+
+def _described(operation: Operation) -> str:
+    """Return what an operation does, for people."""
+    what, path = type(operation).__name__.lower(), path_of(operation.entry.key)
+    return (
+        f"{what} {path_of(operation.source)} to {path}" if isinstance(operation, Move) else f"{what} {path}"
+    )

@@ -21,6 +21,7 @@ from exaifs.fs.core import Core
 from exaifs.fs.counters import AccessCounters
 from exaifs.fs.feed import Feed
 from exaifs.fs.inodes import Inode
+from exaifs.fs.sender import Sender
 
 State = Literal["online", "catching-up", "degraded", "offline"]
 
@@ -113,6 +114,9 @@ class QueueStatus:
     oldest_unsent_unix_s: float | None
     oldest_unsent_age_s: float | None
     last_error: str | None
+    changes_failing: int
+    changes_given_up: int
+    change_problem: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +153,11 @@ class Status:
     - `queue`: files with bytes or attributes that are not in Supabase yet: `dirty_open` while a program has
       them open, `waiting` afterwards, with `waiting_bytes` in both; `failed`: those of both whose last
       attempt failed, with `last_error` of the newest of them; `oldest_unsent_unix_s`: since when the oldest
-      of all is unsent. `changes_waiting`: changes of names and attributes to be carried out. `.exaifs/sync`
-      lists all of it.
+      of all is unsent. `changes_waiting`: changes of names and attributes to be carried out;
+      `changes_failing`: those of them that were tried in vain; `changes_given_up`: since the start, as
+      Supabase will never carry them out: nothing was deleted or replaced, and the names show what the
+      bucket has; `change_problem`: names one of them, and why: failing, else given up. `.exaifs/sync` lists
+      all that waits.
     - `conflicts`: `waiting` for somebody's decision (`exaifs conflicts`), whenever they happened; `seen`
       since the start, also those of which no bytes had to be kept.
     - `odd_keys`: by kind `count` and the first 20 `names`, as far as directories are loaded. Not shown,
@@ -197,6 +204,7 @@ class Reporter:
         survey: of the index.
         counters: reads to be counted.
         conflicts: bytes that were kept aside.
+        sender: knows what cannot be carried out.
     """
 
     def __init__(
@@ -210,6 +218,7 @@ class Reporter:
         survey: Survey,
         counters: AccessCounters,
         conflicts: Conflicts,
+        sender: Sender,
     ) -> None:
         self._config = config
         self._mountpoint = mountpoint
@@ -219,6 +228,7 @@ class Reporter:
         self._survey = survey
         self._counters = counters
         self._conflicts = conflicts
+        self._sender = sender
         self._started_ns = time.time_ns()
 
     def snapshot(self) -> Status:
@@ -240,6 +250,7 @@ class Reporter:
             queue=_queue(
                 [inode for inode in self._core.table if inode.dirty],
                 len(self._core.changes.outbox.operations),
+                self._sender,
                 now_ns,
             ),
             conflicts=ConflictsStatus(self._conflicts.waiting(), self._conflicts.seen),
@@ -331,7 +342,7 @@ def _cache(counted: CacheStatistics) -> CacheStatus:
     )
 
 
-def _queue(dirty: list[Inode], changes: int, now_ns: int) -> QueueStatus:
+def _queue(dirty: list[Inode], changes: int, sender: Sender, now_ns: int) -> QueueStatus:
     since = {inode: inode.staged.dirty_since_ns for inode in dirty if inode.staged is not None}
     failed = [inode for inode in dirty if inode.failure is not None]
     newest = max(failed, key=lambda inode: since[inode], default=None)
@@ -345,6 +356,9 @@ def _queue(dirty: list[Inode], changes: int, now_ns: int) -> QueueStatus:
         oldest_unsent_unix_s=_unix_s(oldest_ns),
         oldest_unsent_age_s=_age_s(oldest_ns, now_ns),
         last_error=None if newest is None else newest.failure,
+        changes_failing=len(sender.problems),
+        changes_given_up=sender.given_up,
+        change_problem=sender.change_problem,
     )
 
 

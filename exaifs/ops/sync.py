@@ -36,9 +36,21 @@ class Left:
     open: list[Line]
 
     @property
+    def problem(self) -> str | None:
+        """What of it was tried in vain, and why."""
+        return next((described(line) for line in self.waiting if line["problem"]), None)
+
+    @property
     def size_bytes(self) -> int:
         """What is still to be sent."""
         return sum(line["size_bytes"] for line in self.waiting)
+
+
+def described(line: Line) -> str:
+    """Return what waits, and why, for people."""
+    what = "" if line["what"] == "file" else f"{line['what']} "
+    path = f"{line['source']} to {line['path']}" if line["source"] else line["path"]
+    return f"{what}{path}" + (f": {line['problem']}" if line["problem"] else "")
 
 
 def mount_above(path: Path | None) -> tuple[Path, str]:

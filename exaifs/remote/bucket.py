@@ -24,6 +24,7 @@ from exaifs.errors import (
     Rejected,
     Stale,
     Unreachable,
+    Unserved,
 )
 from exaifs.model import ObjectRef
 from exaifs.names import MAX_NAME_BYTES
@@ -154,7 +155,7 @@ class SupabaseBucket:
         if isinstance(error, NotFound | BucketMissing | Rejected | Busy):
             await self._confirm(ref)
         if isinstance(error, NotFound | BucketMissing | Rejected):
-            raise Unreachable(f"{error}, although the catalog lists this very version") from error
+            raise Unserved(f"{error}, although the catalog lists this very version") from error
         raise error
 
     async def _confirm(self, ref: ObjectRef) -> None:
@@ -230,11 +231,11 @@ class SupabaseBucket:
         """Return if the catalog has no such objects either.
 
         Raises:
-            Unreachable: it has one; to be tried again.
+            Unserved: it has one; to be tried again.
         """
         found = await self._look(keys)
         if found:
-            raise Unreachable(f"{min(found)}: the storage server does not find what the catalog lists")
+            raise Unserved(f"{min(found)}: the storage server does not find what the catalog lists")
 
     def _object_url(self, key: str) -> str:
         return self._session.storage_url(f"object/{quote_key(self._bucket)}/{quote_key(key)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import structlog
 
-from exaifs.errors import BucketMissing, Exists, NotFound, RemoteError, Unreachable
+from exaifs.errors import BucketMissing, Exists, NotFound, RemoteError, Unserved
 from exaifs.remote.looking import Look, look_soon
 from exaifs.remote.session import Session
 
@@ -41,7 +41,7 @@ class Relocation:
         except (NotFound, BucketMissing):
             if await self._look([source]):
                 text = f"{source}: the storage server does not find what the catalog lists"
-                raise Unreachable(text) from None
+                raise Unserved(text) from None
             raise
 
     async def _is_copied(self, source: str, target: str) -> bool:
@@ -89,7 +89,7 @@ class Relocation:
         if there and taken:
             raise Exists(f"{target} is taken")
         if there:
-            raise Unreachable(f"move {source}: refused, although {target} is free")
+            raise Unserved(f"move {source}: refused, although {target} is free")
         if not (lost and taken):
             raise NotFound(f"no object {source}")
         _log.info("a move had been done before its answer was lost", source=source, target=target)

@@ -143,6 +143,15 @@ def test_trouble_is_named() -> None:
     assert found["odd keys"] == "9 empty segment (0//x, 1//x, 2//x, 3//x, 4//x, ...)"
 
 
+def test_changes_that_are_stuck_are_named() -> None:
+    """What fails, what was given up, and why; nothing of it while all goes well."""
+    problem = "move a to b: 404, although the catalog lists it"
+    queue = {"changes_waiting": 2, "changes_failing": 1, "changes_given_up": 3, "change_problem": problem}
+    found = shown(changed(queue=queue))
+    assert found["changes"] == f"1 cannot be carried out yet, 3 given up since the start: {problem}"
+    assert "changes" not in shown(SNAPSHOT)
+
+
 @pytest.mark.parametrize(
     ("status", "well"),
     [

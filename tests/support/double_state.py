@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from exaifs.errors import Exists, FileTooLarge, NotFound, Rejected, Unreachable
+from exaifs.errors import Exists, FileTooLarge, NotFound, Rejected, Unserved
 from exaifs.model import ObjectRecord, Posix
 from exaifs.names import PLACEHOLDER
 from exaifs.remote.interface import Change, ChangePage, Folder, Listing, RowPatch, Upload
@@ -131,7 +131,7 @@ class BucketState:
         """Delete what exists of the keys, with the rows.
 
         Raises:
-            Unreachable: the server kept one, which no client understands.
+            Unserved: the server kept one, which no client understands.
         """
         kept = [key for key in keys if self.is_guarded(key)]
         for key in keys:
@@ -141,7 +141,7 @@ class BucketState:
                 if row is not None:
                     self.on_place(row.file_id, key, None)
         if kept:
-            raise Unreachable(f"{kept[0]}: the server does not find what the catalog lists")
+            raise Unserved(f"{kept[0]}: the server does not find what the catalog lists")
 
     def _object(self, key: str) -> StoredObject:
         found = self.objects.get(key)
