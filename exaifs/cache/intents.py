@@ -140,6 +140,41 @@ def keys_of(intent: Intent) -> tuple[str, ...]:
             return (intent.entry.key,)
 
 
+MAX_JOINED_BYTES = 65_536
+"""Of extended attributes in one patch that several were joined to: each time it is written anew."""
+
+
+def joined(earlier: Operation, later: Patch) -> Patch | None:
+    """Return the patch that does what two do, if nothing lies between them; None: both are needed."""
+    if not isinstance(earlier, Patch) or earlier.entry.ino != later.entry.ino:
+        return None
+    changed = {**earlier.set_xattrs, **later.set_xattrs}
+    dropped = {**dict.fromkeys(earlier.drop_xattrs), **dict.fromkeys(later.drop_xattrs)}
+    if sum(len(name) + len(value) for name, value in changed.items()) > MAX_JOINED_BYTES:
+        return None
+    return Patch(
+        later.entry,
+        _merged(earlier.posix, later.posix),
+        {name: value for name, value in changed.items() if name not in later.drop_xattrs},
+        tuple(name for name in dropped if name not in later.set_xattrs),
+    )
+
+
+def _merged(earlier: Posix | None, later: Posix | None) -> Posix | None:
+    if earlier is None or later is None:
+        return later or earlier
+    return Posix.from_json({**earlier.to_json(), **later.to_json()})
+
+
+def outdates(later: Operation, earlier: Operation) -> bool:
+    """Tell whether an operation leaves nothing of one on the same key before it."""
+    if isinstance(later, Remove):
+        superseded = isinstance(earlier, Patch)
+    else:
+        superseded = isinstance(later, Unmark) and isinstance(earlier, Mark | Patch)
+    return superseded and later.entry.ino == earlier.entry.ino
+
+
 def to_record(intent: Intent) -> Record:
     """Return the JSON object of an intent."""
     record: dict[str, Any] = {"op": _NAMES[type(intent)], "entry": _entry_to_json(intent.entry)}

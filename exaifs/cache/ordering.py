@@ -6,6 +6,7 @@ removing cost the depth of the keys, but for a prefix, which waits for everythin
 
 from __future__ import annotations
 
+import heapq
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
@@ -46,6 +47,11 @@ class Ordering:
                 yield next(reversed(numbers))
         if key.endswith("/"):
             yield from self._below.get(key, ())
+
+    def latest(self, key: str) -> list[int]:
+        """Return the last two operations that touch a key, or something above it, the latest first."""
+        every = {number for above in (key, *prefixes_above(key)) for number in self._at.get(above, ())}
+        return heapq.nlargest(2, every)
 
     def remove(self, number: int) -> None:
         """Remove an operation that was carried out; those that waited only for it are ready."""

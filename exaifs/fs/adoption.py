@@ -95,7 +95,7 @@ class Adoption:
             await self._adopt_put(number, intent)
             return
         self._make_true(number, intent)
-        self._outbox.take(number, intent)
+        self._outbox.adopt(number, intent)
 
     # -- files -------------------------------------------------------------------------------------
 

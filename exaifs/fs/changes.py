@@ -191,13 +191,14 @@ class Changes:
         puts: Sequence[Put] = (),
         dropped: Sequence[str] = (),
     ) -> T | None:
-        if not self.must_wait(*keys_of(operation)):
+        try_now = not self.must_wait(*keys_of(operation))
+        if try_now:
             try:
                 with self._contact.impatient():
                     return await carry_out()
             except ExaifsError as exc:
                 self._check_may_wait(operation, exc)
-        await self.outbox.append(operation, puts=puts, dropped=dropped)
+        await self.outbox.postpone(operation, puts=puts, dropped=dropped, tried=try_now)
         return None
 
     def _check_may_wait(self, operation: Operation, exc: ExaifsError) -> None:

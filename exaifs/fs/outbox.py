@@ -2,7 +2,8 @@
 
 Two kinds of things wait. *Operations* (remove, move, mark, unmark, patch) are carried out in order: one
 that touches a key waits for every earlier one that touches the same key, a directory above it, or anything
-below it; all others may run side by side. *Puts* are states of staged files: one waits for every operation
+below it; all others may run side by side. Those that change attributes again, or undo what was never tried,
+are joined with what waits. *Puts* are states of staged files: one waits for every operation
 on its key, and operations never wait for it, because whatever renames or removes a name also changes or
 drops the put of it.
 
@@ -20,7 +21,18 @@ import structlog
 import trio
 
 from exaifs.cache.index import Index
-from exaifs.cache.intents import Move, Operation, Put, keys_of, to_record
+from exaifs.cache.intents import (
+    Mark,
+    Move,
+    Operation,
+    Patch,
+    Put,
+    Unmark,
+    joined,
+    keys_of,
+    outdates,
+    to_record,
+)
 from exaifs.cache.journal import Journal
 from exaifs.cache.journalfile import Record
 from exaifs.cache.keyset import KeySet
@@ -46,7 +58,8 @@ class Outbox:
         self._moves: dict[int, Move] = {}  # those of them that are moves
         self._keys = KeySet()
         self._order = Ordering()
-        self._in_hand: set[int] = set()
+        self._in_hand: set[int] = set()  # being carried out, or written anew
+        self._tried: set[int] = set()  # may have been carried out, though no answer came
         self._direct: set[int] = set()  # in the hands of the caller of `append`, who holds claims
         self._puts: dict[str, int] = {}
         self._on_news: list[Callable[[], None]] = []
@@ -131,11 +144,87 @@ class Outbox:
         if in_hand:
             self._in_hand.add(number)
             self._direct.add(number)
-        self.take(number, operation)
+            self._tried.add(number)
+        self._take(number, operation)
         return number
 
-    def take(self, number: int, operation: Operation) -> None:
-        """Have an operation of the journal wait."""
+    async def postpone(
+        self,
+        operation: Operation,
+        *,
+        puts: Sequence[Put] = (),
+        dropped: Sequence[str] = (),
+        tried: bool = False,
+    ) -> None:
+        """Do as `append`, with what waits already: a thousand changes of one row become one.
+
+        Each is one step of the journal, so that a next run finds the one state or the other.
+
+        Args:
+            operation: as `append`.
+            puts: as `append`.
+            dropped: as `append`.
+            tried: whether it may have been carried out, as no answer came.
+
+        Raises:
+            NoSpace, ExaifsError: as `append`.
+        """
+        if isinstance(operation, Patch) and await self._join(operation):
+            return
+        outdated = self._outdated_by(operation)
+        is_undone = isinstance(operation, Unmark) and any(map(self._is_only_here, outdated))
+        self._in_hand.update(outdated)  # nobody begins them meanwhile
+        try:
+            added = [] if is_undone else [to_record(operation)]
+            numbers = await self._write(added, puts, dropped, outdated)
+        except BaseException:
+            self._in_hand.difference_update(outdated)
+            self._news()
+            raise
+        for number in numbers:
+            self._take(number, operation)
+            if tried:
+                self._tried.add(number)
+        for number in outdated:
+            self._close(number)
+
+    async def _join(self, patch: Patch) -> bool:
+        """Have a patch that waits do what another one does, too, if nothing comes between them."""
+        number = next(iter(self._order.latest(*keys_of(patch))), None)
+        if number is None or number in self._in_hand:
+            return False
+        both = joined(self._operations[number], patch)
+        if both is None:
+            return False
+        self._in_hand.add(number)
+        try:
+            await self._write([], (), (), (), {number: to_record(both)})
+            self._operations[number] = both
+        finally:
+            self._in_hand.discard(number)
+            self._news()
+        return True
+
+    def _outdated_by(self, operation: Operation) -> list[int]:
+        """Return what waits directly before an operation and is of no use after it."""
+        numbers: list[int] = []
+        for number in self._order.latest(keys_of(operation)[0]):
+            if number in self._in_hand or not outdates(operation, self._operations[number]):
+                break
+            numbers.append(number)
+        return numbers
+
+    def _is_only_here(self, number: int) -> bool:
+        """Tell whether it is the making of a directory of which Supabase has never heard."""
+        operation = self._operations[number]
+        return isinstance(operation, Mark) and operation.is_new and number not in self._tried
+
+    def adopt(self, number: int, operation: Operation) -> None:
+        """Have an operation of the journal wait; an earlier run may have tried it."""
+        self._tried.add(number)
+        self._take(number, operation)
+
+    def _take(self, number: int, operation: Operation) -> None:
         self._operations[number] = operation
         self._order.add(number, keys_of(operation))
         if isinstance(operation, Move):
@@ -146,9 +235,13 @@ class Outbox:
                 self._keys.add(key)
         self._news()
 
-    def begin(self, number: int) -> None:
-        """Note that an operation is being carried out."""
+    def begin(self, number: int) -> Operation | None:
+        """Note that an operation is being carried out, and return it; None: not now, or not any more."""
+        if number in self._in_hand or number not in self._operations:
+            return None
         self._in_hand.add(number)
+        self._tried.add(number)
+        return self._operations[number]
 
     def let_go(self, number: int) -> None:
         """Note that it is not any more: it is still to be carried out."""
@@ -198,6 +291,7 @@ class Outbox:
         self._order.remove(number)
         self._moves.pop(number, None)
         self._in_hand.discard(number)
+        self._tried.discard(number)
         for key in keys_of(operation):
             self._index.release(key)
             if number not in self._direct:

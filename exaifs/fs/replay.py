@@ -8,7 +8,7 @@ deleted, and where a move replaces it, it is kept aside.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 import structlog
@@ -184,10 +184,11 @@ class Replayer:
             await self._conflicts.keep_theirs(taken, "replaced by a rename on this host", None)
 
     async def _take_on(self, number: int, operation: Move, record: ObjectRecord) -> dict[int, Operation]:
-        revised = self._revised(number, operation.entry, record)
+        later = self._later(number).get(operation.entry.ino, [])
+        revised = self._revised(later, record)
         entry = self._index.by_ino(operation.entry.ino)
         if entry is not None and not entry.pending:
-            self._relocation.take_on_entry(entry, record, operation.source, attributes_wait=bool(revised))
+            self._relocation.take_on_entry(entry, record, operation.source, attributes_wait=bool(later))
             await self._keep_again(self._table.live(entry.ino))
         return revised
 
@@ -198,13 +199,18 @@ class Replayer:
                 async with inode.lock:
                     await self._keeper.keep_again(inode)
 
-    def _revised(self, number: int, entry: Entry, record: ObjectRecord) -> dict[int, Operation]:
-        """Have later operations on the same file know the version it has now."""
-        return {
-            later: _revised(operation, record)
-            for later, operation in self._outbox.operations.items()
-            if later > number and operation.entry.ino == entry.ino
-        }
+    def _revised(self, later: Iterable[int], record: ObjectRecord) -> dict[int, Operation]:
+        """Have later operations on the same file know the version it has now.
+
+        Not patches: they go by the key alone, and may be joined with newer ones, or dropped, at any time.
+        """
+        revised: dict[int, Operation] = {}
+        for number in later:
+            operation = self._outbox.operations.get(number)
+            if operation is not None and not isinstance(operation, Patch):
+                entry = replace(operation.entry, version=record.version, etag=record.etag)
+                revised[number] = replace(operation, entry=entry)
+        return revised
 
     def _later(self, number: int) -> dict[Ino, list[int]]:
         """Return the numbers of later operations, by what they change."""
@@ -247,8 +253,8 @@ class Replayer:
             if key is None:
                 continue
             entry = self._relocation.take_on(record, old + record.key[len(new) :], key, waiting=waiting)
-            for later in waiting.get(entry.ino, ()) if entry is not None else ():
-                revised[later] = _revised(self._outbox.operations[later], record)
+            if entry is not None:
+                revised |= self._revised(waiting.get(entry.ino, ()), record)
             moved.add(key)
         entry = self._index.by_ino(operation.entry.ino)
         if entry is not None:
@@ -304,7 +310,7 @@ class Replayer:
         if inode is not None and inode.dirty:
             # What was changed since travels with its bytes.
             inode.entry = replace(inode.entry, file_id=record.file_id or inode.entry.file_id)
-        elif entry is not None and not self._revised(number, entry, record):
+        elif entry is not None and entry.ino not in self._later(number):
             file_id = record.file_id or entry.file_id
             posix = operation.posix or entry.posix
             self._table.put(replace(entry, posix=posix, xattrs=record.xattrs, file_id=file_id))
@@ -342,11 +348,6 @@ def _is_copy(source: ObjectRecord, target: ObjectRecord) -> bool:
     return same_size and (
         source.etag == target.etag != "" or source.write_id == target.write_id is not None
     )
-
-
-def _revised(operation: Operation, record: ObjectRecord) -> Operation:
-    """Return an operation on an object that has another version now."""
-    return replace(operation, entry=replace(operation.entry, version=record.version, etag=record.etag))
 
 
 def _is_same(entry: Entry, record: ObjectRecord) -> bool:

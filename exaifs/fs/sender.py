@@ -216,10 +216,9 @@ class Sender:
         self._table.release(inode)
 
     async def _carry_out(self, number: int) -> None:
-        operation = self._outbox.operations.get(number)
+        operation = self._outbox.begin(number)
         if operation is None:
             return
-        self._outbox.begin(number)
         try:
             await self._carry_out_or_give_up(number, operation)
         except Exception as exc:  # noqa: BLE001 - logged there; the other operations are still to be done

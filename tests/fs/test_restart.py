@@ -10,6 +10,7 @@ import pytest
 import trio
 import trio.testing
 
+from exaifs.errors import Unreachable
 from exaifs.model import AttributeChange
 from tests.fs.conftest import Mount
 from tests.fs.scenes import back, contents, kept_aside
@@ -327,13 +328,14 @@ async def test_a_file_that_was_sent_is_not_forgotten_for_a_directory_of_before(
     """Its name was a directory's; the file is sent, while the directory's records still wait."""
     async with mount() as paths:
         await paths.ls()
-        server.online = False
+        server.inject("put", Unreachable("cut"), after=True)  # its marker may be there
         await paths.mkdir("c")
+        server.online = False
         await paths.rmdir("c")
         await paths.create("c", b"1")
         with server.hold("remove") as gate:  # of the marker
             server.online = True
-            paths.fs.writes.sender.hurry()
+            paths.fs.core.contact.succeeded()  # has the sender do several things at once
             await gate.wait_arrived()
             with trio.fail_after(60):
                 while await paths.getxattr("c", "user.exai.state") != b"clean":

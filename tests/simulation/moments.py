@@ -11,7 +11,7 @@ import hashlib
 import os
 import random
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -46,14 +46,14 @@ STEPS = 12
 VERBS = (
     *("write", "write", "write", "write", "append", "truncate", "symlink", "unlink"),
     *("rename", "rename", "rename", "mkdir", "mkdir", "rmdir"),
-    *("chmod", "utime", "setxattr", "dropxattr"),
+    *("chmod", "utime", "setxattr", "dropxattr", "adorn", "adorn", "spin"),
     *("open", "poke", "fsync", "close"),
     *("offline", "offline", "online", "wait", "wait", "lose", "lose"),
 )
 FILLED = {
     **dict.fromkeys(("symlink", "mkdir"), "write"),
     **dict.fromkeys(("append", "truncate"), "file"),
-    **dict.fromkeys(("chmod", "utime", "setxattr", "dropxattr"), "node"),
+    **dict.fromkeys(("chmod", "utime", "setxattr", "dropxattr", "adorn"), "node"),
     **dict.fromkeys(("poke", "fsync", "close"), "held"),
     "online": "offline",
 }
@@ -81,6 +81,8 @@ class Program:
     directory: Path
     steps: list[tuple[str, ...]] | None = None
     settings: dict[str, object] = field(default_factory=dict)
+    known: Mapping[str, bytes] = field(default_factory=dict)
+    """What the bucket has from the start, by key; none of it is listed before the program does."""
     log: list[str] = field(default_factory=list)
     moments: list[Moment] = field(default_factory=list)
 
@@ -88,14 +90,16 @@ class Program:
         self.chance = random.Random(self.seed)
         self.server = DoubleServer()
         self.cache = self.directory / "cache"
-        self.allowed: set[Tree] = {()}
+        for key, data in self.known.items():
+            self.server.bucket.put(key, data)
+        self._newest = stored(self.server)
+        self.allowed: set[Tree] = {tree_of(self._newest)}
         self.doubt: frozenset[Tree] = frozenset()
         self.doing = "start"
         self.held: dict[str, Handle] = {}
         self.held_paths: dict[str, str | None] = {}
         self.serving = False
         self._seen: set[bytes] = set()
-        self._newest: dict[str, Node] = {}
         self._tag = 0
         if not self.settings:
             self.settings = {
@@ -221,6 +225,10 @@ class Program:
         path = self._any_path()
         node = self._newest.get(path)
         return (verb, path) if node is None or (verb == "write" and node.kind == "file") else None
+
+    def _fill_spin(self, verb: str) -> tuple[str, ...] | None:
+        path = self._any_path()
+        return None if path in self._newest else (verb, path)
 
     def _fill_file(self, verb: str) -> tuple[str, ...] | None:
         return self._one_of(verb, self._files())
@@ -374,6 +382,21 @@ class Program:
                 nodes[path] = replace(nodes[path], xattrs=left)
 
         await self._call(lambda: self.paths.removexattr(path, name), change)
+
+    async def _adorn(self, path: str) -> None:
+        """Change all attributes, and again: what waits of that is joined."""
+        for _ in range(2):
+            await self._chmod(path)
+            await self._setxattr(path)
+            await self._utime(path)
+            await self._dropxattr(path)
+
+    async def _spin(self, path: str) -> None:
+        """Make a directory and remove it, twice: what waits of that may vanish."""
+        for _ in range(2):
+            await self._mkdir(path)
+            await self._chmod(path)
+            await self._rmdir(path)
 
     async def _rename(self, old: str, new: str) -> None:
         if new in self._newest and self._newest[new].kind == "dir":

@@ -11,7 +11,7 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -28,7 +28,39 @@ TWICE = 0.02
 """Of how many kills the next run is killed at every step, too."""
 
 
-def play(seed: int) -> None:
+JOINED = (
+    ("write f", "offline", "adorn f", "adorn f", "wait", "online", "adorn f"),
+    ("write f", "mkdir d", "offline", "adorn d", "write f", "adorn f", "adorn d", "unlink f"),
+    (
+        "offline",
+        "spin d",
+        "mkdir d",
+        "adorn d",
+        "write d/f",
+        "adorn d/f",
+        "rename d e",
+        "adorn e",
+        "adorn e/f",
+    ),
+    ("lose put after", "mkdir d", "rmdir d", "lose put after", "spin d", "lose commit after", "spin d"),
+    (
+        "write a",
+        "write b",
+        "offline",
+        "adorn a",
+        "rename a b",
+        "adorn b",
+        "rename b c",
+        "adorn c",
+        "unlink c",
+    ),
+    ("write f", "lose patch after", "adorn f", "lose patch before", "adorn f", "adorn f", "adorn f"),
+    ("write d", "unlink d", "mkdir d", "offline", "adorn d", "rmdir d", "online", "spin d"),
+)
+"""Programs whose changes of rows are joined while they wait, before and after what must lie between."""
+
+
+def play(seed: int, steps: Sequence[str] | None = None, known: Mapping[str, bytes] | None = None) -> None:
     """Play one program, and every next run; on failure say which, and what happened until then."""
 
     # Inside `given` Hypothesis seeds trio's scheduler, the same for every example.
@@ -42,7 +74,8 @@ def play(seed: int) -> None:
     @given(chosen=st.just(seed))
     def program(chosen: int) -> None:
         with tempfile.TemporaryDirectory() as directory:
-            played = Program(chosen, Path(directory))
+            given_steps = None if steps is None else [tuple(step.split()) for step in steps]
+            played = Program(chosen, Path(directory), given_steps, known=known or {})
             try:
                 _play(played)
             except BaseException:
@@ -67,6 +100,13 @@ def _play(played: Program) -> None:
 def _run(act: Callable[[], Awaitable[None]], *instruments: trio.abc.Instrument) -> None:
     clock = trio.testing.MockClock(autojump_threshold=0)
     trio.run(act, clock=clock, instruments=[ThreadsInTurn(), *instruments])
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("steps", JOINED)
+def test_a_kill_while_changes_are_joined_loses_none_of_them(steps: Sequence[str]) -> None:
+    """Attributes that were acknowledged are there, whichever record had them."""
+    play(1, steps)
 
 
 @pytest.mark.timeout(SIMULATE_S + 900)

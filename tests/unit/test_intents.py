@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, strategies as st
@@ -17,7 +18,9 @@ from exaifs.cache.intents import (
     Remove,
     Unmark,
     from_record,
+    joined,
     keys_of,
+    outdates,
     to_record,
 )
 from exaifs.model import Ino, Kind, Posix
@@ -94,6 +97,65 @@ def intents(draw: st.DrawFn) -> Intent:
 def test_a_record_is_read_as_it_was_written(intent: Intent) -> None:
     """Through JSON, with names that are not UTF-8, and every attribute."""
     assert from_record(json.loads(json.dumps(to_record(intent)))) == intent
+
+
+@st.composite
+def patches(draw: st.DrawFn, entry: Entry) -> Patch:
+    """Return a patch of one file."""
+    changed = draw(st.none() | posix(entry.kind))
+    drop = draw(st.lists(st.sampled_from(["user.k", "user.ü"]), unique=True))
+    values_set = {name: value for name, value in draw(values).items() if name not in drop}
+    return Patch(entry, changed, values_set, tuple(drop))
+
+
+def apply(row: tuple[dict[str, object], dict[str, bytes]], patch: Patch) -> None:
+    """Change a row as Supabase does."""
+    attributes, xattrs = row
+    if patch.posix is not None:
+        attributes |= patch.posix.to_json()
+    for name in patch.drop_xattrs:
+        xattrs.pop(name, None)
+    xattrs |= patch.set_xattrs
+
+
+@given(data=st.data(), before=values)
+def test_joined_patches_do_what_each_did_in_turn(data: st.DataObject, before: dict[str, bytes]) -> None:
+    """Whatever the row was: attributes, values set and dropped, also those set again or dropped again."""
+    entry = data.draw(entries())
+    one, other = data.draw(patches(entry)), data.draw(patches(entry))
+    both = joined(one, other)
+    assert both is not None
+    in_turn: tuple[dict[str, object], dict[str, bytes]] = ({"mode": 1}, dict(before))
+    at_once: tuple[dict[str, object], dict[str, bytes]] = ({"mode": 1}, dict(before))
+    apply(in_turn, one)
+    apply(in_turn, other)
+    apply(at_once, both)
+    assert in_turn == at_once
+    assert not set(both.set_xattrs) & set(both.drop_xattrs)
+    assert joined(replace(one, entry=replace(entry, ino=Ino(1 << 41))), other) is None
+    assert joined(Mark(entry, is_new=True), other) is None
+
+
+def test_joined_patches_stay_small() -> None:
+    """Each time one is joined it is written anew: that must not cost ever more."""
+    entry = Entry(parent="", name="f", component="f", kind="file", ino=Ino(2))
+    large = [Patch(entry, set_xattrs={f"user.{number}": b"x" * 40_000}) for number in range(2)]
+    assert joined(*large) is None
+    assert joined(large[0], large[0]) is not None
+
+
+@given(later=intents(), earlier=intents())
+def test_what_goes_takes_only_its_own_attributes_along(later: Intent, earlier: Intent) -> None:
+    """A removal outdates attributes; a marker's removal its making, too; nothing else does."""
+    if isinstance(later, Put) or isinstance(earlier, Put):
+        return
+    takes = (isinstance(later, Remove) and isinstance(earlier, Patch)) or (
+        isinstance(later, Unmark) and isinstance(earlier, Mark | Patch)
+    )
+    same = replace(earlier, entry=replace(earlier.entry, ino=later.entry.ino))
+    other = replace(earlier, entry=replace(earlier.entry, ino=Ino(1 << 41)))
+    assert outdates(later, same) == takes
+    assert not outdates(later, other)
 
 
 @given(intent=intents())

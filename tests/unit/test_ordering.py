@@ -18,6 +18,11 @@ def touch(one: str, other: str) -> bool:
     )
 
 
+def touches_from_above(keys: list[str], key: str) -> bool:
+    """Tell whether one of the keys is this one, or above it."""
+    return any(one == key or (one.endswith("/") and key.startswith(one)) for one in keys)
+
+
 @given(
     operations=st.lists(st.lists(st.sampled_from(KEYS), min_size=1, max_size=2, unique=True), max_size=12),
     chance=st.randoms(use_true_random=False),
@@ -40,6 +45,9 @@ def test_an_operation_waits_for_every_earlier_one_that_touches_its_keys(
             )
         ]
         assert ordering.ready() == expected
+        for key in KEYS:
+            touching = [number for number, keys in live.items() if touches_from_above(keys, key)]
+            assert ordering.latest(key) == sorted(touching, reverse=True)[:2]
         done = chance.choice(expected)
         ordering.remove(done)
         del live[done]
