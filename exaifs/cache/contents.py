@@ -7,6 +7,7 @@ a lock over the network.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -18,6 +19,7 @@ import anyio
 
 from exaifs.cache.blocks import MIB, SMALL_BYTES, clip
 from exaifs.cache.connection import Database
+from exaifs.cache.digest import Digest
 from exaifs.cache.fetch import Transfer
 from exaifs.cache.health import DiskHealth
 from exaifs.cache.janitor import ReconcileReport, SweepReport, reconcile, run as run_janitor, sweep
@@ -32,6 +34,9 @@ from exaifs.model import ObjectRef
 __all__ = ["CacheLimits", "CacheStatistics", "ContentStore", "ReconcileReport", "SweepReport"]
 
 T = TypeVar("T")
+
+_COPIES = 2
+"""One more copy is made where cached bytes turn out to be damaged."""
 
 
 class ContentStore:
@@ -192,8 +197,13 @@ class ContentStore:
             return None
         return self._shelf.disk.path(sha256)
 
-    async def copy_to(self, ref: ObjectRef, fd: int) -> None:
-        """Copy the whole content to the start of an open file, sharing blocks where the disk can.
+    async def copy_to(self, ref: ObjectRef, fd: int) -> Digest:
+        """Copy the whole content to an empty open file, sharing blocks where the disk can.
+
+        What is here is compared once more: in a copy that is changed nobody could find damage any more.
+
+        Returns:
+            The digest of what is there now.
 
         Raises:
             NoSpace: the local disk has no room.
@@ -201,14 +211,21 @@ class ContentStore:
         """
         self.pin(ref)
         try:
-            await self.materialize(ref)
-            path = self.local_path(ref)
-            assert path is not None, "pinned contents are not evicted"
-            await self._shelf.threads.run(copy_contents, path, fd)
+            for _attempt in range(_COPIES):
+                await self.materialize(ref)
+                path, sha256 = self.local_path(ref), self.sha256_of(ref)
+                assert path is not None, "pinned contents are not evicted"
+                assert sha256 is not None, "verified by this process"
+                digest = await self._shelf.threads.run(copy_contents, path, fd)
+                if digest.of(os.fstat(fd).st_size) == sha256:
+                    return digest
+                os.ftruncate(fd, 0)
+                await self._shelf.disk.discard(sha256)  # damaged since: fetch it again
         except OSError as exc:
             raise local_error(exc) from exc
         finally:
             self.unpin(ref)
+        raise IntegrityError(f"{ref.key}: the local disk does not give back what was written to it")
 
     async def adopt(self, path: Path, sha256: str, size_bytes: int) -> None:
         """Make a staged file cached content; it is renamed, or removed when the content is here.

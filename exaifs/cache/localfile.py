@@ -19,6 +19,7 @@ import anyio
 import anyio.to_thread
 
 from exaifs.cache.blocks import MIB
+from exaifs.cache.digest import Digest
 
 T = TypeVar("T")
 
@@ -165,8 +166,18 @@ def sha256_of_file(fd: int, size_bytes: int) -> str:
     return digest.hexdigest()
 
 
-def copy_contents(source: Path, target_fd: int) -> None:
-    """Copy a file to the start of another: shared extents, in the kernel, or by hand."""
+def copy_contents(source: Path, target_fd: int) -> Digest:
+    """Copy a file to the start of another, which is empty, and read what arrived there.
+
+    Returns:
+        The digest of the whole, which says whether it is what it should be.
+    """
+    _copy(source, target_fd)
+    return Digest.of_file(target_fd)
+
+
+def _copy(source: Path, target_fd: int) -> None:
+    """Copy by shared extents, in the kernel, or by hand."""
     source_fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
     try:
         with suppress(OSError):

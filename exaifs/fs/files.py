@@ -12,13 +12,14 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from exaifs.errors import BadHandle, IsADirectory, Stale
+from exaifs.errors import BadHandle, ExaifsError, IsADirectory, Stale
 from exaifs.fs.core import Core
 from exaifs.fs.counters import AccessCounters
 from exaifs.fs.handles import HandleTable, OpenedFile, OpenFile
 from exaifs.fs.inodes import Inode
 from exaifs.fs.namespace import Namespace
 from exaifs.fs.publish import Publisher
+from exaifs.fs.staging import Staged
 from exaifs.fs.virtual import VirtualFiles, is_virtual
 from exaifs.fs.writing import Writer
 from exaifs.model import Attributes, Caller, Handle, Ino
@@ -136,7 +137,7 @@ class Files:
             opened.was_read = True
             self._table.atimes.note_read(inode.entry, time.time_ns())
         if inode.staged is not None:
-            return inode.staged.read_at(offset, size_bytes)
+            return inode.staged.read_at(offset, size_bytes) if inode.staged.is_proven else None
         if inode.entry.pending:
             raise Stale("the unsent bytes of this file were kept aside; see `exaifs conflicts`")
         if offset >= inode.entry.size_bytes:
@@ -148,6 +149,7 @@ class Files:
 
         Raises:
             Stale: this version is gone from the bucket and was not cached.
+            DamagedBytes: an earlier run's unsent bytes are not what was written.
             RemoteError: not cached, and Supabase does not answer.
         """
         while True:
@@ -155,6 +157,9 @@ class Files:
             if data is not None:
                 return data
             inode = self._handles.file(fh).inode
+            if inode.staged is not None:
+                await self._prove(inode, inode.staged)
+                continue
             ref = inode.entry.ref
             try:
                 return await self._contents.read(self._core.stored(inode.entry), offset, size_bytes)
@@ -168,6 +173,14 @@ class Files:
                     if not (inode.unlinked or self._table.is_replaced(inode)):
                         await self._revalidate(inode)
                     raise
+
+    async def _prove(self, inode: Inode, staged: Staged) -> None:
+        """Have unsent bytes of an earlier run compared, before anybody reads them."""
+        try:
+            await staged.prove()
+        except ExaifsError:
+            if inode.staged is staged:  # else look again: it was sent meanwhile
+                raise
 
     async def write(self, fh: Handle, offset: int, data: bytes) -> int:
         """Write to the staged copy.

@@ -145,6 +145,8 @@ class Namespace:
         if inode.entry.kind != "symlink":
             raise InvalidArgument("not a symbolic link")
         if inode.staged is not None:
+            await inode.staged.prove()
+        if inode.staged is not None:
             return inode.staged.read_at(0, MAX_SYMLINK_BYTES)
         return await self._contents.read(self._core.stored(inode.entry), 0, inode.entry.size_bytes)
 

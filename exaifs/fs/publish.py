@@ -32,12 +32,14 @@ from exaifs.fs.contest import Contest, WritePolicy
 from exaifs.fs.core import Core
 from exaifs.fs.inodes import Inode
 from exaifs.fs.keeping import Keeper
-from exaifs.fs.staging import DamagedBytes
+from exaifs.fs.staging import DamagedBytes, Staged
 from exaifs.fs.uploads import Draft, Uploader
 from exaifs.model import ObjectRecord
 from exaifs.names import path_of
 
 _log = structlog.get_logger(__name__)
+
+_DAMAGED = "the bytes were damaged on the disk before they were sent"
 
 
 class Publisher:
@@ -191,9 +193,7 @@ class Publisher:
                     raise Busy("an earlier change of its name waits to be carried out")
                 self._take_on(inode, draft, await self._send(inode, draft, there))
         except DamagedBytes:
-            await self._contest.set_aside(
-                inode, staged, "the bytes were damaged on the disk before they were sent"
-            )
+            await self._contest.set_aside(inode, staged, _DAMAGED)
             raise
         except ExaifsError as exc:
             inode.failure = str(exc)
@@ -320,7 +320,7 @@ class Publisher:
                 key = inode.entry.key
                 record = (await self._remote.catalog.stat([key])).get(key)
                 self._contact.succeeded()
-                if record is not None and await self._contest.is_foreign(inode, staged, record):
+                if record is not None and await self._is_foreign(inode, staged, record):
                     known = self._index.is_newer(key, view)
                     ours_is_later = staged.acknowledged and record.updated_ns <= staged.closed_ns
                     if inode.opens and not (ours_is_later and self._policy.conflict != "refuse"):
@@ -332,3 +332,9 @@ class Publisher:
                         return
         await self.publish(inode, record)
         await self.settle(inode)
+
+    async def _is_foreign(self, inode: Inode, staged: Staged, record: ObjectRecord) -> bool:
+        try:
+            return await self._contest.is_foreign(inode, staged, record)
+        except DamagedBytes:
+            return False  # nothing of ours can win: `publish` finds it too, and sets it aside

@@ -14,16 +14,16 @@ import errno
 import os
 import secrets
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import trio
 
+from exaifs.cache.digest import Digest
 from exaifs.cache.journal import sync_directory
 from exaifs.cache.localfile import copy_contents, sha256_of_file
 from exaifs.errors import ExaifsError, FileTooLarge, IntegrityError, NoSpace, TooManyOpen
-from exaifs.fs.digest import RunningDigest
 from exaifs.limits import descriptor_limit
 
 MEMORY_SUFFIX = ".upload"
@@ -44,6 +44,14 @@ def _translate(exc: OSError) -> ExaifsError:
     if exc.errno in (errno.EMFILE, errno.ENFILE):
         return TooManyOpen("too many files are being written at once: raise the limit (ulimit -Hn)")
     return ExaifsError(f"the cache disk failed: {exc}")
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise _translate(exc) from exc
 
 
 class Staged:
@@ -82,10 +90,12 @@ class Staged:
         """How often that failed in a row."""
         self.record_lingers = False
         """Whether the journal still names the file although it was sent: it could not be written."""
+        self.is_proven = True
+        """Whether the bytes are what they were when they were kept, as far as this run knows."""
         self._reads_only = False
         self._kept_generation = -1
         self._identified = -1
-        self._digest = RunningDigest()
+        self._digest = Digest()
 
     @classmethod
     def create(cls, directory: Path) -> Staged:
@@ -120,6 +130,7 @@ class Staged:
         staged.generation = 1
         staged.note_kept(1)
         staged.tried = True  # who knows
+        staged.is_proven = False
         staged._digest.lose()
         return staged
 
@@ -131,21 +142,17 @@ class Staged:
             ExaifsError: the file cannot be opened again.
         """
         if self._fd is None:
-            try:
+            with _translated():
                 # To be sent it need not be written to, and a disk may refuse just that.
                 self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-                self._reads_only = True
-            except OSError as exc:
-                raise _translate(exc) from exc
+            self._reads_only = True
         return self._fd
 
     @property
     def _fd_to_write(self) -> int:
         if self._fd is None or self._reads_only:
-            try:
+            with _translated():
                 fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
-            except OSError as exc:
-                raise _translate(exc) from exc
             self._close_fd()
             self._fd, self._reads_only = fd, False
         return self._fd
@@ -192,11 +199,11 @@ class Staged:
     def __repr__(self) -> str:
         return f"<Staged {self.path.name} {self.size_bytes} bytes dirty={self.dirty}>"
 
-    def filled(self) -> None:
-        """Note that the file was filled from the content that is in the bucket."""
+    def filled(self, digest: Digest) -> None:
+        """Note that the file was filled from the content that is in the bucket, which has that digest."""
         self.size_bytes = os.fstat(self.fd).st_size
         self.dirty = False
-        self._digest.lose()
+        self._digest = digest
 
     def touch(self) -> None:
         """Mark as changed."""
@@ -235,7 +242,7 @@ class Staged:
         except OSError as exc:
             self._undo(offset, done)
             raise _translate(exc) from exc
-        self._digest.wrote(offset, data)
+        self._digest.follow(offset, data)
         self.size_bytes = max(self.size_bytes, offset + len(data))
         self.touch()
         return len(data)
@@ -251,26 +258,50 @@ class Staged:
     def truncate(self, size_bytes: int) -> None:
         """Cut or extend with zeros."""
         self.expected_sha256 = None
-        try:
+        with _translated():
             os.ftruncate(self._fd_to_write, size_bytes)
-        except OSError as exc:
-            raise _translate(exc) from exc
-        self._digest.truncated(size_bytes)
+        self._digest.cut(size_bytes)
         self.size_bytes = size_bytes
         self.touch()
 
     async def sha256(self) -> str:
-        """Return the digest of the whole file; a thread reads it unless it was written in order."""
+        """Return the digest of the whole file; a thread reads it unless it was written in order.
+
+        Raises:
+            DamagedBytes: they are not what was kept.
+            ExaifsError: they cannot be read.
+        """
         followed = self._digest.of(self.size_bytes)
-        if followed is not None:
-            return followed
+        return await self._compared(self.fd) if followed is None else followed
+
+    async def prove(self) -> None:
+        """Compare an earlier run's bytes with their digest, before anybody gets them; needs no lock.
+
+        Raises:
+            DamagedBytes: they are not what was kept.
+            ExaifsError: they cannot be read.
+        """
+        if self.is_proven or self.expected_sha256 is None:
+            self.is_proven = True  # of an fsync nothing else is known
+            return
+        with _translated():
+            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)  # the other one may be closed meanwhile
         try:
-            found = await trio.to_thread.run_sync(sha256_of_file, self.fd, self.size_bytes)
-        except OSError as exc:
-            raise _translate(exc) from exc
-        if self.expected_sha256 not in {None, found}:
-            raise DamagedBytes(f"staged bytes were damaged on the disk: {self.path}")
+            await self._compared(fd)
+        finally:
+            os.close(fd)
+
+    async def _compared(self, fd: int) -> str:
+        """Hash the file in a thread, and compare it with what is expected."""
+        with _translated():
+            found = await trio.to_thread.run_sync(lambda: sha256_of_file(fd, os.fstat(fd).st_size))
+        self._compare(found, self.expected_sha256)
+        self.is_proven = True
         return found
+
+    def _compare(self, found: str | None, expected: str | None) -> None:
+        if expected not in {None, found}:
+            raise DamagedBytes(f"staged bytes were damaged on the disk: {self.path}")
 
     async def expect(self) -> None:
         """Know the digest of bytes that stay as they are from now on, so that damage is found later."""
@@ -291,29 +322,26 @@ class Staged:
         await trio.to_thread.run_sync(self._sync)
 
     def _sync(self) -> None:
-        try:
+        with _translated():
             os.fsync(self.fd)
             if not self.ever_kept:
                 sync_directory(self.path.parent)
-        except OSError as exc:
-            raise _translate(exc) from exc
 
     async def copy(self) -> Staged:
         """Return a copy that may be changed, blocks shared where the disk can.
 
         Raises:
             NoSpace: the disk is full.
+            DamagedBytes: they are not what was kept; changed, nobody could tell any more.
         """
         twin = Staged.create(self.path.parent)
         try:
-            await trio.to_thread.run_sync(copy_contents, self.path, twin.fd)
-        except OSError as exc:
-            twin.close()
-            raise _translate(exc) from exc
+            with _translated():
+                twin.filled(await trio.to_thread.run_sync(copy_contents, self.path, twin.fd))
+            self._compare(twin.known_sha256, self.known_sha256)
         except BaseException:
             twin.close()
             raise
-        twin.filled()
         twin.touch()
         self._hand_over(twin)
         return twin

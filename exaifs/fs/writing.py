@@ -110,8 +110,8 @@ class Writer:
         staged = Staged.create(self._directory)
         try:
             if keep_bytes and inode.entry.size_bytes > 0 and not inode.entry.pending:
-                await self._core.contents.copy_to(self._core.stored(inode.entry), staged.fd)
-                staged.filled()
+                stored = self._core.stored(inode.entry)
+                staged.filled(await self._core.contents.copy_to(stored, staged.fd))
         except BaseException:
             staged.close()
             raise
