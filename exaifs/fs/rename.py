@@ -154,13 +154,14 @@ class Renamer:
             await self._remover.keep_bytes(target)
         old = source.entry
         record = None
+        may_be_stored = source.may_be_stored  # here, whatever is known of the target's uploads below
         if source.staged is not None and target is not None and target.staged is not None:
             await self._keep_instead(source, target.staged)
             source.staged.inherit(target.staged)
         if not old.pending:
             record = await self._move_object(job)
         else:
-            await self._move_unsent(job)
+            await self._move_unsent(job, may_be_stored=may_be_stored)
         fresh = self._renamed(job, record)
         if target is not None:
             self._remover.discard(target)
@@ -188,12 +189,12 @@ class Renamer:
         ):
             await self._keeper.keep(source, acknowledged=False)
 
-    async def _move_unsent(self, job: _Job) -> None:
+    async def _move_unsent(self, job: _Job, *, may_be_stored: bool) -> None:
         """Have the journal say the new name of a file that is not in the bucket."""
         source, target = job.source, job.target
         puts = puts_of([(source, self._renamed(job, None))])
         dropped = [] if target is None or target.staged is None else target.staged.names
-        if source.may_be_stored:
+        if may_be_stored:
             # Sent, but no answer came: what may be there must not stay under the old name.
             await self._changes.remove(source.entry, unsent=source.staged, puts=puts, dropped=dropped)
         else:

@@ -229,6 +229,20 @@ async def test_a_target_whose_upload_had_no_answer_is_no_conflict(
         assert conflicts(tmp_path) == []
 
 
+async def test_saving_by_rename_leaves_no_changes_behind(server: DoubleServer, mount: Mount) -> None:
+    """An editor's temporary name was never sent: whatever it replaces, nothing is to be removed there."""
+    async with mount() as paths:
+        server.inject("put", Unreachable("cut"), after=True)
+        await paths.create("f", b"0")
+        server.online = False
+        for number in range(1, 5):
+            await paths.create("f.tmp", b"%d" % number)
+            await paths.rename("f.tmp", "f")
+        assert not paths.fs.core.changes.outbox.operations
+        await back(server, paths)
+        assert {key: stored.data for key, stored in server.bucket.objects.items()} == {"f": b"4"}
+
+
 async def test_what_was_refused_is_tried_under_its_new_name(server: DoubleServer, mount: Mount) -> None:
     """The server would not take the old one."""
     async with mount() as paths:
