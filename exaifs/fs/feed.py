@@ -18,7 +18,7 @@ from exaifs.cache.merge import Difference, merge_changes
 from exaifs.errors import RemoteError, SchemaMissing
 from exaifs.fs.contact import jittered
 from exaifs.fs.core import Core
-from exaifs.remote.interface import Change
+from exaifs.remote.interface import Change, Hello
 
 _log = structlog.get_logger(__name__)
 
@@ -40,6 +40,7 @@ class Feed:
     Args:
         core: bucket and index.
         pace_s: seconds between questions while nothing changes.
+        on_hello: told what the server says of itself, now and then.
         on_change: told what other hosts changed.
         on_gap: told when the log cannot say what changed: list everything loaded once more.
         on_loss: told when freshness can no longer be promised.
@@ -50,12 +51,14 @@ class Feed:
         core: Core,
         pace_s: float,
         *,
+        on_hello: Callable[[Hello], None],
         on_change: Callable[[Difference], None],
         on_gap: Callable[[], None],
         on_loss: Callable[[], None],
     ) -> None:
         self._core = core
         self._pace_s = pace_s
+        self._on_hello = on_hello
         self._on_change = on_change
         self._on_gap = on_gap
         self._on_loss = on_loss
@@ -141,6 +144,7 @@ class Feed:
         if trio.current_time() - self._proven_at < _PROOF_INTERVAL_S:
             return
         hello = await self._core.remote.catalog.hello()
+        self._on_hello(hello)
         if not hello.trigger_installed or not hello.bucket_registered:
             raise SchemaMissing("the change log is not written: run `exaifs init --apply`")
         self._proven_at = trio.current_time()

@@ -63,7 +63,6 @@ class FileSystem:
         contents: the content tiers.
         journal: what is not in Supabase yet.
         cache_directory: holds `staging/` and `conflicts/`.
-        size_limit_bytes: the bucket's limit, where known.
         mountpoint: for the status.
         providers: file ids at providers; None where none is configured.
     """
@@ -77,7 +76,6 @@ class FileSystem:
         journal: Journal,
         *,
         cache_directory: Path,
-        size_limit_bytes: int | None,
         mountpoint: Path | None = None,
         providers: ProviderIds | None = None,
     ) -> None:
@@ -88,21 +86,14 @@ class FileSystem:
         self.invalidations = Invalidations(core.index)
         self.directories = Directories(core, config.freshness_s, self._changed)
         self._gaps = Gaps(self.directories)
-        self.feed = Feed(
-            core,
-            config.freshness_s,
-            on_change=self._changed,
-            on_gap=self._gaps.note,
-            on_loss=self._distrust,
-        )
         self.writes = WritePath(
             config,
             core,
             self.directories,
             cache_directory=cache_directory,
-            size_limit_bytes=size_limit_bytes,
             on_change=self._changed,
         )
+        self.feed = self._new_feed(core, config.freshness_s)
         self._counters = AccessCounters(remote.catalog)
         self._reporter = Reporter(
             config,
@@ -158,6 +149,16 @@ class FileSystem:
             ask_at_open=ask_at_open,
         )
 
+    def _new_feed(self, core: Core, pace_s: float) -> Feed:
+        return Feed(
+            core,
+            pace_s,
+            on_hello=lambda hello: self.writes.limit.take(hello.size_limit_bytes),
+            on_change=self._changed,
+            on_gap=self._gaps.note,
+            on_loss=self._distrust,
+        )
+
     @classmethod
     @asynccontextmanager
     async def open(
@@ -206,10 +207,11 @@ class FileSystem:
                 contents,
                 journal,
                 cache_directory=cache_directory,
-                size_limit_bytes=None if hello is None else hello.size_limit_bytes,
                 mountpoint=mountpoint,
                 providers=providers,
             )
+            if hello is not None:
+                fs.writes.limit.take(hello.size_limit_bytes)
             await fs.writes.adopt(records)
             yield fs
 

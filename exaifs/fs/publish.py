@@ -32,6 +32,7 @@ from exaifs.fs.contest import Contest, WritePolicy
 from exaifs.fs.core import Core
 from exaifs.fs.inodes import Inode
 from exaifs.fs.keeping import Keeper
+from exaifs.fs.limit import SizeLimit
 from exaifs.fs.staging import DamagedBytes, Staged
 from exaifs.fs.uploads import Draft, Uploader
 from exaifs.model import ObjectRecord
@@ -50,7 +51,7 @@ class Publisher:
         keeper: keeps what cannot be sent now.
         conflicts: keeps what loses.
         policy: what close promises.
-        size_limit_bytes: the bucket's limit, where it has one.
+        limit: of the bucket.
         on_change: told what names stand for other inodes now.
         on_work: told when there is something to be sent later.
     """
@@ -62,7 +63,7 @@ class Publisher:
         conflicts: Conflicts,
         policy: WritePolicy,
         *,
-        size_limit_bytes: int | None,
+        limit: SizeLimit,
         on_change: Callable[[Difference], None],
         on_work: Callable[[Inode], None],
     ) -> None:
@@ -75,7 +76,7 @@ class Publisher:
         self._outbox = core.changes.outbox
         self._keeper = keeper
         self._policy = policy
-        self.size_limit_bytes = size_limit_bytes
+        self._limit = limit
         self._on_change = on_change
         self._on_work = on_work
         self._uploads = Uploader(core, self.check_size)
@@ -88,7 +89,7 @@ class Publisher:
         Raises:
             FileTooLarge: over the bucket's limit.
         """
-        limit = self.size_limit_bytes
+        limit = self._limit.size_bytes
         if limit is not None and size_bytes > limit:
             _log.warning(
                 "file too large for the bucket",

@@ -203,7 +203,7 @@ class Renamer:
     async def _keep_again(self, *inodes: Inode) -> None:
         for inode in inodes:
             if inode.staged is not None:
-                inode.staged.renamed()
+                inode.staged.allow()
         await self._keeper.keep_again(*inodes)
         await self._outbox.sync()
 

@@ -381,8 +381,8 @@ class Staged:
         """Names of the files that the journal may have a record of."""
         return [self.path.name, *([] if self.predecessor is None else self.predecessor.names)]
 
-    def renamed(self) -> None:
-        """What the server refused under another name is worth another try."""
+    def allow(self) -> None:
+        """What the server refused, under another name or limit, is worth another try."""
         if self.refused:
             self.refused = False
             self.due_at = 0.0

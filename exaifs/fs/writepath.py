@@ -20,6 +20,7 @@ from exaifs.fs.core import Core
 from exaifs.fs.directories import Directories
 from exaifs.fs.inodes import Inode
 from exaifs.fs.keeping import Keeper
+from exaifs.fs.limit import SizeLimit
 from exaifs.fs.publish import Publisher
 from exaifs.fs.replay import Replayer
 from exaifs.fs.sender import Sender
@@ -41,7 +42,6 @@ class WritePath:
         core: the bucket, and what is known of it.
         directories: told of names that stand for something else.
         cache_directory: holds `staging/` and `conflicts/`.
-        size_limit_bytes: the bucket's limit, where known.
         on_change: told what names stand for other inodes.
     """
 
@@ -52,11 +52,11 @@ class WritePath:
         directories: Directories,
         *,
         cache_directory: Path,
-        size_limit_bytes: int | None,
         on_change: Callable[[Difference], None],
     ) -> None:
         self._core = core
         self._staging = cache_directory / STAGING
+        self.limit = SizeLimit(core.index, self._allow_more)
         self.keeper = Keeper(core.changes.outbox)
         self.conflicts = Conflicts(cache_directory / CONFLICTS, core.contents)
         self.publisher = Publisher(
@@ -64,7 +64,7 @@ class WritePath:
             self.keeper,
             self.conflicts,
             WritePolicy(config.write_mode, config.offline_writes, config.conflict),
-            size_limit_bytes=size_limit_bytes,
+            limit=self.limit,
             on_change=on_change,
             on_work=self._note,
         )
@@ -81,6 +81,13 @@ class WritePath:
             self._hurried_at = now
             self.sender.hurry()
         return self.waiting.to_bytes()
+
+    def _allow_more(self) -> None:
+        """What was refused is worth another try."""
+        for inode in self._core.table:
+            if inode.dirty and inode.staged is not None and inode.staged.refused:
+                inode.staged.allow()
+                self.sender.note(inode, at_once=True)
 
     def _note(self, inode: Inode) -> None:
         self.sender.note(inode)
