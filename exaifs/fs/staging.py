@@ -14,8 +14,8 @@ import errno
 import os
 import secrets
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import trio
@@ -23,7 +23,8 @@ import trio
 from exaifs.cache.digest import Digest
 from exaifs.cache.journal import sync_directory
 from exaifs.cache.localfile import copy_contents, sha256_of_file
-from exaifs.errors import ExaifsError, FileTooLarge, IntegrityError, NoSpace, TooManyOpen
+from exaifs.errors import IntegrityError
+from exaifs.fs.diskerrors import disk_error, disk_errors
 from exaifs.limits import descriptor_limit
 
 MEMORY_SUFFIX = ".upload"
@@ -34,24 +35,6 @@ _SPARE_DESCRIPTORS = 32
 
 class DamagedBytes(IntegrityError):
     """Staged bytes are not what they were when they were kept."""
-
-
-def _translate(exc: OSError) -> ExaifsError:
-    if exc.errno in (errno.ENOSPC, errno.EDQUOT):
-        return NoSpace("the cache disk is full: free space or set FILE_CACHE_DIR to another disk")
-    if exc.errno == errno.EFBIG:
-        return FileTooLarge("no file of the cache disk can be that large")
-    if exc.errno in (errno.EMFILE, errno.ENFILE):
-        return TooManyOpen("too many files are being written at once: raise the limit (ulimit -Hn)")
-    return ExaifsError(f"the cache disk failed: {exc}")
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except OSError as exc:
-        raise _translate(exc) from exc
 
 
 class Staged:
@@ -112,12 +95,12 @@ class Staged:
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError as exc:
-            raise _translate(exc) from exc
+            raise disk_error(exc) from exc
         staged = cls(path, fd)
         # The kernel gives the lowest number that is free.
         if fd >= descriptor_limit() - _SPARE_DESCRIPTORS:
             staged.close()
-            raise _translate(OSError(errno.EMFILE, "few descriptors are left"))
+            raise disk_error(OSError(errno.EMFILE, "few descriptors are left"))
         return staged
 
     @classmethod
@@ -142,7 +125,7 @@ class Staged:
             ExaifsError: the file cannot be opened again.
         """
         if self._fd is None:
-            with _translated():
+            with disk_errors():
                 # To be sent it need not be written to, and a disk may refuse just that.
                 self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
             self._reads_only = True
@@ -151,7 +134,7 @@ class Staged:
     @property
     def _fd_to_write(self) -> int:
         if self._fd is None or self._reads_only:
-            with _translated():
+            with disk_errors():
                 fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
             self._close_fd()
             self._fd, self._reads_only = fd, False
@@ -225,7 +208,7 @@ class Staged:
         try:
             return os.pread(self.fd, size_bytes, offset)
         except OSError as exc:
-            raise _translate(exc) from exc
+            raise disk_error(exc) from exc
 
     def write_at(self, offset: int, data: bytes) -> int:
         """Write all of `data` and return its length.
@@ -241,7 +224,7 @@ class Staged:
                 done += os.pwrite(self._fd_to_write, view[done:], offset + done)
         except OSError as exc:
             self._undo(offset, done)
-            raise _translate(exc) from exc
+            raise disk_error(exc) from exc
         self._digest.follow(offset, data)
         self.size_bytes = max(self.size_bytes, offset + len(data))
         self.touch()
@@ -258,7 +241,7 @@ class Staged:
     def truncate(self, size_bytes: int) -> None:
         """Cut or extend with zeros."""
         self.expected_sha256 = None
-        with _translated():
+        with disk_errors():
             os.ftruncate(self._fd_to_write, size_bytes)
         self._digest.cut(size_bytes)
         self.size_bytes = size_bytes
@@ -284,7 +267,7 @@ class Staged:
         if self.is_proven or self.expected_sha256 is None:
             self.is_proven = True  # of an fsync nothing else is known
             return
-        with _translated():
+        with disk_errors():
             fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)  # the other one may be closed meanwhile
         try:
             await self._compared(fd)
@@ -293,7 +276,7 @@ class Staged:
 
     async def _compared(self, fd: int) -> str:
         """Hash the file in a thread, and compare it with what is expected."""
-        with _translated():
+        with disk_errors():
             found = await trio.to_thread.run_sync(lambda: sha256_of_file(fd, os.fstat(fd).st_size))
         self._compare(found, self.expected_sha256)
         self.is_proven = True
@@ -322,7 +305,7 @@ class Staged:
         await trio.to_thread.run_sync(self._sync)
 
     def _sync(self) -> None:
-        with _translated():
+        with disk_errors():
             os.fsync(self.fd)
             if not self.ever_kept:
                 sync_directory(self.path.parent)
@@ -336,7 +319,7 @@ class Staged:
         """
         twin = Staged.create(self.path.parent)
         try:
-            with _translated():
+            with disk_errors():
                 twin.filled(await trio.to_thread.run_sync(copy_contents, self.path, twin.fd))
             self._compare(twin.known_sha256, self.known_sha256)
         except BaseException:
