@@ -19,6 +19,7 @@ from exaifs import __version__
 from exaifs.cli.command import CONTEXT, Session
 from exaifs.cli.output import complain
 from exaifs.errors import ConfigError, ExaifsError, MountError, Unauthorized, Unreachable
+from exaifs.ops.advice import CHECK_URL
 
 COMMANDS: Final = {
     "mount": "Mount a bucket at a directory.",
@@ -68,6 +69,7 @@ ENVIRONMENT: Final = (
     ("EXAIFS_DATABASE_URL", "Postgres URL, for `exaifs init --apply` only"),
     ("EXAIFS_PROVIDERS", "LLM providers that files may be sent to; off unless set"),
     ("EXAIFS_LOG_LEVEL", "debug, info, warning or error"),
+    ("EXAIFS_...", "more in the README, under Settings"),
 )
 
 
@@ -177,6 +179,8 @@ def _explain(cause: BaseException) -> str:
             text = f"{cause.format_message()} See `{path} --help`."
         case click.ClickException():
             text = cause.format_message()
+        case Unreachable() if "SUPABASE_URL" not in str(cause):
+            text = f"{str(cause).rstrip('.')}. {CHECK_URL}"
         case ExaifsError():
             text = str(cause) or type(cause).__name__
         case ImportError():

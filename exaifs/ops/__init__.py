@@ -1,5 +1,8 @@
-"""What operators do, without a command line: test an installation, set up a project.
+"""What operators do, without a command line; `cli` prints what these return.
 
-`doctor.examine` runs every check and returns a report; `setup` applies the schema and creates the
-buckets. `cli` prints what they return.
+- `doctor`: every check of project and machine (`checks`, `remote_checks`, `round_trip`, `local`, `keys`)
+- `setup`: the schema and the buckets
+- `status` and `sync`: what a mount says of itself, and waiting for it
+- `fsck` with a module a subject; `gc`; `conflicts` with `conflict_diff` and `conflict_restore`; `providers`
+- `advice`: what to do about an error of Supabase
 """

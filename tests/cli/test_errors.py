@@ -130,6 +130,24 @@ def test_a_server_that_is_away_is_explained_once(tmp_path: Path) -> None:
     assert ".." not in result.complaint
 
 
+@pytest.mark.parametrize(
+    "command", [("gc", "--dry-run"), ("provider", "id", "kimi", "a"), ("init", "--apply"), ("fsck",)]
+)
+def test_a_server_that_is_away_has_a_next_step_in_every_command(
+    command: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Whoever asks Supabase first says where to look when nobody answers, once."""
+    env = {
+        **settings(f"http://127.0.0.1:{free_port()}"),
+        "FILE_CACHE_DIR": str(tmp_path),
+        "EXAIFS_PROVIDERS": "kimi",
+        "MOONSHOT_API_KEY": "mk-of-these-tests",
+    }
+    result = exaifs(*command, env=env)
+    assert result.code == 3
+    assert result.stderr.splitlines()[-1].count("SUPABASE_URL") == 1, result
+
+
 def test_a_traceback_appears_with_debug_only() -> None:
     """Ordinary errors are for people; the flag or the variable adds the traceback, without secrets."""
     env = settings(f"http://127.0.0.1:{free_port()}")
