@@ -29,6 +29,7 @@ import anyio
 import structlog
 
 from exaifs.cache.blocks import SMALL_BYTES
+from exaifs.cache.connection import transaction
 from exaifs.cache.health import DiskHealth
 from exaifs.cache.localfile import LocalFile, Threads, read_at, sha256_of_file, unlink_quietly
 from exaifs.limits import descriptor_limit
@@ -119,7 +120,7 @@ class DiskTier:
         if not self._used:
             return
         used, self._used = self._used, {}
-        with self._excused("writing times of use"), self._transaction():
+        with self._excused("writing times of use"), transaction(self._database):
             self._database.executemany(
                 "UPDATE contents SET last_used_ns = ? WHERE sha256 = ?",
                 [(used_ns, sha256) for sha256, used_ns in used.items()],
@@ -259,7 +260,7 @@ class DiskTier:
     def forget(self, contents: Iterable[str]) -> None:
         """Take contents out of the table; open descriptors go when their last reader is done."""
         known = {sha256: size for sha256 in contents if (size := self.size_of(sha256)) is not None}
-        with self._excused("forgetting"), self._transaction():
+        with self._excused("forgetting"), transaction(self._database):
             self._database.executemany(
                 "DELETE FROM contents WHERE sha256 = ?", [(sha256,) for sha256 in known]
             )
@@ -299,17 +300,6 @@ class DiskTier:
         file = self._files.pop(sha256, None)
         if file is not None:
             file.retire()
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._database.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            if self._database.in_transaction:  # trouble may have rolled it back already
-                self._database.execute("ROLLBACK")
-            raise
-        self._database.execute("COMMIT")
 
     @contextmanager
     def _excused(self, doing: str) -> Iterator[None]:

@@ -18,9 +18,10 @@ import os
 import sqlite3
 from collections import Counter
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 
+from exaifs.cache.connection import transaction
 from exaifs.cache.entries import COLUMNS, Entry, from_row, to_row
 from exaifs.cache.keyset import KeySet
 from exaifs.cache.oddkeys import OddKeys
@@ -374,14 +375,6 @@ class Index:
             self._db.execute("DELETE FROM loaded WHERE prefix >= ? AND prefix < ?", bounds)
             self.odd_keys.drop_below(*bounds)
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self) -> AbstractContextManager[None]:
         """Make several changes one."""
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            if self._db.in_transaction:  # a full disk has rolled it back already
-                self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+        return transaction(self._db)

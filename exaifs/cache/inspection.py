@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from exaifs.cache.connection import transaction
 from exaifs.cache.database import SCHEMA_VERSION
 from exaifs.errors import ExaifsError
 from exaifs.names import split_key
@@ -147,11 +148,9 @@ class IndexFile:
 
     def forget_prefix(self, prefix: str) -> None:
         """Forget a directory's names, and that it was loaded; not what is below it."""
-        with self._opened(write=True) as connection:
-            connection.execute("BEGIN IMMEDIATE")
+        with self._opened(write=True) as connection, transaction(connection):
             connection.execute("DELETE FROM entries WHERE parent = ?", (prefix,))
             connection.execute("DELETE FROM loaded WHERE prefix = ?", (prefix,))
-            connection.execute("COMMIT")
 
     def pending(self, kept: Collection[int]) -> list[PendingName]:
         """Return the names that are not in the bucket, but for those with these inode numbers."""
