@@ -58,7 +58,7 @@ def encode_name(name: str) -> str:
 
 def _looks_escaped(raw: bytes, position: int) -> bool:
     following = raw[position + 1 : position + 3]
-    return len(following) == 2 and all(byte in _HEX for byte in following)  # noqa: PLR2004
+    return len(following) == 2 and all(byte in _HEX for byte in following)  # noqa: PLR2004 - two digits
 
 
 def decode_component(component: str) -> str:

@@ -38,10 +38,9 @@ class _Hang:
         self.at = at
         self.bytes_fetched = bytes_fetched
 
-    def raise_unless(self, moved: bool) -> None:  # noqa: FBT001 - reads as a sentence
-        """Raise the error again, unless something has moved meanwhile."""
-        if not moved:
-            raise copy.copy(self._error)
+    def error(self) -> RemoteError:
+        """Return the error anew, for whoever is told of it next."""
+        return copy.copy(self._error)
 
 
 class Source:
@@ -68,13 +67,11 @@ class Source:
         Who waited behind downloads that hung is told with them, not after waiting as long again; so is who
         asks once more for what just hung, as the kernel does for a program whose read-ahead failed.
         """
-        asked_at, bytes_fetched = anyio.current_time(), self.bytes_fetched
+        asked_at, bytes_before = anyio.current_time(), self.bytes_fetched
         async with self._slots:
             hang = self._hang
-            if hang is not None and asked_at < hang.at:
-                hang.raise_unless(self.bytes_fetched > bytes_fetched)
-            elif hang is not None and ref.version == hang.version and asked_at < hang.at + _HANG_S:
-                hang.raise_unless(self.bytes_fetched > hang.bytes_fetched)
+            if hang is not None and self._is_told(hang, ref, asked_at, bytes_before):
+                raise hang.error()
             self.requests += 1
             try:
                 async with self._objects.get(ref, start, stop) as download:
@@ -83,6 +80,14 @@ class Source:
                 if exc.waited_out:
                     self._hang = _Hang(exc, ref.version, anyio.current_time(), self.bytes_fetched)
                 raise
+
+    def _is_told(self, hang: _Hang, ref: ObjectRef, asked_at: float, bytes_before: int) -> bool:
+        """Tell whether a hang answers a question that was asked at a time, when so many bytes had come."""
+        if asked_at < hang.at:
+            return self.bytes_fetched == bytes_before
+        if ref.version == hang.version and asked_at < hang.at + _HANG_S:
+            return self.bytes_fetched == hang.bytes_fetched
+        return False
 
     @asynccontextmanager
     async def chunks(self, download: Download) -> AsyncGenerator[AsyncIterator[bytes]]:

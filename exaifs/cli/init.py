@@ -11,7 +11,7 @@ import trio
 
 from exaifs.cli.command import Session, bucket, command as define, log_level, pass_session
 from exaifs.cli.output import note, say
-from exaifs.config import Config
+from exaifs.config import Config, load
 from exaifs.embedded import serve
 from exaifs.errors import ConfigError
 from exaifs.ops.setup import WHERE_IS_THE_URL, apply_schema, create_buckets, schema_is_there
@@ -94,8 +94,8 @@ async def _apply_embedded(config: Config, state_dir: Path) -> None:
     """Start the embedded Supabase once: its own command line applies what is new."""
     async with serve(state_dir) as server:
         _Section("Schema")("all of it", "is there")
-        own = {"supabase_url": server.url, "supabase_key": server.service_key}
-        await create_buckets(Config(**own, bucket=config.bucket), _Section("Buckets"))  # type: ignore[arg-type]  # pydantic converts
+        own = load(supabase_url=server.url, supabase_key=server.service_key, bucket=config.bucket)
+        await create_buckets(own, _Section("Buckets"))
     say("Ready. Next: exaifs dev")
 
 

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import IO
 
 import pyfuse3
 import structlog
@@ -85,17 +86,19 @@ class Session:
         now = trio.current_time()
         return min(now + grace_s, max(self._stop_by, now + _LEAST_GRACE_S))
 
-    def _greeted(self) -> None:
+    def note_greeting(self) -> None:
+        """The kernel has greeted the mount, which is in the mount table by now."""
         mount = mountpoints.find(self.mountpoint)
         if mount is not None:
             self._device = mount.device
             _tune(mount.device)
 
-    async def _serve(self) -> None:
+    async def serve(self) -> None:
+        """Answer the kernel until it ends the session."""
         await pyfuse3.main(min_tasks=_MIN_TASKS, max_tasks=_MAX_TASKS)
         self._ended.set()
 
-    async def _unmount(self) -> None:
+    async def unmount(self) -> None:
         """Take the mount out of the tree while requests are still answered, then end the loop."""
         with trio.move_on_after(_HANDLER_GRACE_S):
             # While requests are answered: a notice may wait for one of them.
@@ -159,16 +162,16 @@ async def mounted(
     session = Session(path, kernel_cache)
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(session._serve)  # noqa: SLF001 - this function is the class's other half
+            nursery.start_soon(session.serve)
             with trio.move_on_after(_START_DEADLINE_S) as scope:
                 await operations.started.wait()
             if scope.cancelled_caught:
                 raise MountError(f"the kernel did not greet the mount within {_START_DEADLINE_S:.0f} s")
-            session._greeted()  # noqa: SLF001 - as above
+            session.note_greeting()
             nursery.start_soon(kernel_cache.run)
             yield session
             with trio.move_on_after(_UNMOUNT_DEADLINE_S, shield=True):
-                await session._unmount()  # noqa: SLF001 - as above
+                await session.unmount()
             nursery.cancel_scope.cancel()
     finally:
         # Closes the device: from here on the mount, if it is still there, answers ENOTCONN. The end of
@@ -212,13 +215,13 @@ def _init(operations: Operations, path: Path, options: set[str]) -> None:
 
 
 @contextmanager
-def _captured_stderr() -> Iterator[tempfile.SpooledTemporaryFile[bytes]]:
+def _captured_stderr() -> Iterator[IO[bytes]]:
     """Collect what C code writes to descriptor 2."""
     with tempfile.TemporaryFile() as captured:
         saved = os.dup(2)
         try:
             os.dup2(captured.fileno(), 2)
-            yield captured  # type: ignore[misc]  # a TemporaryFile reads and seeks like a spooled one
+            yield captured
         finally:
             os.dup2(saved, 2)
             os.close(saved)
