@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from exaifs.cache.entries import Entry
-from exaifs.cache.uploads import FileUploadMemory
+from exaifs.cache.uploadmemory import FileUploadMemory
 from exaifs.errors import NotFound
 from exaifs.fs.core import Core
 from exaifs.fs.inodes import Inode

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from exaifs.cache.uploads import FileUploadMemory
+from exaifs.cache.uploadmemory import FileUploadMemory
 
 
 def test_note_survives_the_process(tmp_path: Path) -> None:
