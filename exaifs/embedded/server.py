@@ -26,6 +26,7 @@ from exaifs.embedded.progress import step
 from exaifs.embedded.project import LOOPBACK, Project, choose_port
 from exaifs.errors import EmbeddedError, RemoteError
 from exaifs.remote.probe import Probe, open_probe
+from exaifs.remote.schema import BUCKETS
 
 START_TIMEOUT_S: Final = 120.0
 """A warm start takes one second; a cold, busy machine needs more."""
@@ -39,9 +40,6 @@ _LITE_ENVIRONMENT: Final = {
     "NO_COLOR": "1",
 }
 _SEARCHED_LINES: Final = 1000
-_MIB: Final = 1024 * 1024
-BUCKETS: Final = {"user-files": 50 * _MIB, "generated-files": 10 * _MIB}
-"""Private buckets and their size limits in bytes."""
 
 
 @dataclass(frozen=True, slots=True)

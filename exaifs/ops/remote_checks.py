@@ -19,10 +19,9 @@ from exaifs.ops.advice import RUN_INIT, explain
 from exaifs.ops.checks import Check, Detail, Status
 from exaifs.ops.keys import WHERE, KeyFacts, objection
 from exaifs.remote.probe import BucketInfo, Probe
-from exaifs.remote.schema import LATEST
+from exaifs.remote.schema import BUCKETS, LATEST
 
 TABLES: Final = ("conversations", "messages", "files", "conversation_files", "file_metadata")
-BUCKETS: Final = ("user-files", "generated-files")
 TRIGGER_ERRORS: Final = "exaifs_trigger_errors"
 
 

@@ -20,15 +20,13 @@ from exaifs.config import MIB, Config
 from exaifs.errors import ConfigError, ExaifsError, SchemaMissing, Unauthorized, Unreachable
 from exaifs.ops.advice import advised
 from exaifs.remote.probe import Probe, open_probe
-from exaifs.remote.schema import LATEST, migrations
+from exaifs.remote.schema import BUCKETS, LATEST, migrations
 
 CONNECT_TIMEOUT_S: Final = 10
 LOCK_TIMEOUT_MS: Final = 15_000
 """The trigger needs a lock on storage.objects for a moment; an upload that long is not waited for."""
 RELOAD_TIMEOUT_S: Final = 20.0
 """PostgREST reads the schema again within a second or two of being told."""
-SIZE_LIMITS: Final[Mapping[str, int]] = {"user-files": 50 * MIB, "generated-files": 10 * MIB}
-"""Size limits in bytes of the buckets of the schema; any other bucket gets the project's limit."""
 
 WHERE_IS_THE_URL: Final = (
     "In the dashboard press Connect and copy the URI under Session pooler, with the database password in "
@@ -223,14 +221,14 @@ async def create_buckets(config: Config, say: Say) -> None:
     with advised(config):
         async with open_probe(config) as probe:
             existing = {bucket.name for bucket in await probe.list_buckets()}
-            for name in dict.fromkeys((*SIZE_LIMITS, config.bucket)):
-                created = name not in existing and await probe.create_bucket(name, SIZE_LIMITS.get(name))
+            for name in dict.fromkeys((*BUCKETS, config.bucket)):
+                created = name not in existing and await probe.create_bucket(name, BUCKETS.get(name))
                 await _register(probe, name)
                 say(name, _created(name) if created else "was there, left as it is")
 
 
 def _created(name: str) -> str:
-    limit = SIZE_LIMITS.get(name)
+    limit = BUCKETS.get(name)
     return "created, private" + ("" if limit is None else f", files up to {limit // MIB} MiB")
 
 

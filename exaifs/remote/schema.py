@@ -7,9 +7,16 @@ an earlier version of exaifs. Nobody here talks to a database: `exaifs init` app
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from typing import Final
+
+from exaifs.config import MIB
+
+BUCKETS: Final[Mapping[str, int]] = {"user-files": 50 * MIB, "generated-files": 10 * MIB}
+"""The buckets of the schema and their size limits, bytes a file; any other gets the project's limit."""
 
 _FILE_NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 
