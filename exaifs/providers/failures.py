@@ -104,9 +104,11 @@ def failure(
     for secret in secrets:
         said = said.replace(secret, "[redacted]")
     kind = _kind(status, codes, said)
-    text = " ".join(part for part in (str(status), *codes[:2], said[:_MESSAGE_CHARS]) if part)
+    named = [code for code in codes if code != str(status)]
+    text = " ".join(part for part in (str(status), *named[:2], said[:_MESSAGE_CHARS]) if part)
+    help_ = _HELP.get(kind)
     return kind(
-        f"{name}: {text}{_HELP.get(kind, '')}",
+        f"{name}: {text}" if help_ is None else f"{name}: {text.rstrip('.')}. {help_}",
         status=status,
         code=codes[0] if codes else "",
         retry_after_s=_seconds(retry_after),
@@ -115,9 +117,9 @@ def failure(
 
 
 _HELP: Mapping[type[ProviderError], str] = {
-    ProviderKeyRejected: ". Set a valid API key for this provider.",
-    ProviderQuota: ". Free space there (`exaifs provider prune`), or check the account's billing.",
-    ProviderProtocolError: ". Check the provider's base_url.",
+    ProviderKeyRejected: "Set a valid API key for this provider.",
+    ProviderQuota: "Free space there (`exaifs provider prune`), or check the account's billing.",
+    ProviderProtocolError: "Check the provider's base_url.",
 }
 
 

@@ -178,5 +178,9 @@ def test_messages_hold_no_key() -> None:
     error = failure("openai", 401, body, secrets=(KEY,))
     assert KEY not in str(error)
     assert "[redacted]" in str(error)
+    details = b'[{"reason": "API_KEY_INVALID"}]'
+    gemini = b'{"error": {"code": 400, "message": "API key not valid.", "details": %s}}' % details
+    said = str(failure("gemini", 400, gemini))
+    assert said == "gemini: 400 API_KEY_INVALID API key not valid. Set a valid API key for this provider."
     assert failure("x", 429, b"", "inf").retry_after_s is None
     assert failure("x", 429, b"", "7").retry_after_s == 7
