@@ -288,8 +288,8 @@ class UnifiedFileHandler:
         """Remove old contents from this handler's cache on disk, then the least recently used.
 
         Args:
-            max_age_days: since the last use.
-            max_size_mb: how much may stay, in MiB.
+            max_age_days: since the last use; from 0, and `math.inf` for any.
+            max_size_mb: how much may stay, in MiB; the same.
 
         Returns:
             Counts: `expired` and `evicted` contents, `idle` ones of handlers that have ended, `freed_bytes`

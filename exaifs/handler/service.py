@@ -29,6 +29,7 @@ from exaifs.errors import (
     RemoteError,
     Stale,
 )
+from exaifs.handler.cleaning import DAY_S, clean
 from exaifs.handler.destination import Wish, key_of, prefix_of, wish_of
 from exaifs.handler.greeting import Greeting
 from exaifs.handler.ids import FileIds
@@ -45,7 +46,6 @@ from exaifs.remote.bodies import Progress
 from exaifs.remote.files import FileCatalog, FileRow, FileRows
 from exaifs.remote.interface import Remote
 
-_DAY_S = 86_400.0
 _STEP_BYTES = MIB
 _ATTEMPTS = 4
 """How often a file is looked at again that others keep replacing while it is read."""
@@ -95,7 +95,7 @@ class FileService:
         limits = CacheLimits(
             memory_bytes=config.memory_cache_bytes,
             disk_bytes=config.disk_cache_mb * MIB,
-            max_age_s=config.cache_age_days * _DAY_S,
+            max_age_s=config.cache_age_days * DAY_S,
         )
         settings = load_providers(config.providers_file, config.providers)
         async with AsyncExitStack() as stack:
@@ -345,20 +345,7 @@ class FileService:
 
     async def cleanup_cache(self, max_age_days: float, max_size_mb: float) -> dict[str, int]:
         """Make the cache smaller; see `UnifiedFileHandler.cleanup_cache`."""
-        if max_age_days < 0 or max_size_mb < 0:
-            raise InvalidArgument("neither age nor size is below 0")
-        contents = self._cache.contents
-        before = contents.statistics()
-        report = await contents.trim(max_age_days * _DAY_S, int(max_size_mb * MIB))
-        after = contents.statistics()
-        return {
-            "expired": report.expired,
-            "evicted": report.evicted,
-            "idle": await self._cache.drop_idle(),
-            "freed_bytes": max(0, before.disk_bytes - after.disk_bytes),
-            "kept": after.disk_items,
-            "kept_bytes": after.disk_bytes,
-        }
+        return await clean(self._cache, max_age_days, max_size_mb)
 
     async def _row(self, file_id: str) -> FileRow:
         row = await self._files.by_id(file_id)

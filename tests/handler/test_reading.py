@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -112,6 +113,16 @@ async def test_a_cancelled_download(service: FileService, double: Double, tmp_pa
     with anyio.fail_after(60):
         await service.download_to(file_id, tmp_path / "target", None)
     assert (tmp_path / "target").read_bytes() == LARGE
+
+
+async def test_cleaning_by_any_number(service: FileService, local: Write) -> None:
+    """Infinity keeps all; what is no number from 0 is refused."""
+    await service.upload_file(local("a", b"x"), None, None)
+    kept = await service.cleanup_cache(math.inf, math.inf)
+    assert (kept["kept"], kept["expired"], kept["evicted"]) == (1, 0, 0)
+    for age, size in ((-1, 0), (0, -1), (math.nan, 0), (0, math.nan)):
+        with pytest.raises(InvalidArgument):
+            await service.cleanup_cache(age, size)
 
 
 async def test_without_room_on_disk(double: Double) -> None:
