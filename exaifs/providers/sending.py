@@ -49,7 +49,8 @@ def check_locally(settings: ProviderSettings, file: ObjectRecord) -> None:
     extension = PurePosixPath(path_of(file.key)).suffix.lower().removeprefix(".")
     if settings.extensions is not None and extension not in settings.extensions:
         known = ", ".join(settings.extensions)
-        raise ProviderFileInvalid(f"{settings.name}: it takes {known}, not {extension or 'such files'!r}")
+        other = extension or "files without an extension"
+        raise ProviderFileInvalid(f"{settings.name}: it takes {known}, not {other}")
 
 
 def sending_of(file: ObjectRecord, sha256: str, purpose: str, body: Body) -> Sending:
