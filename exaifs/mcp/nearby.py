@@ -35,6 +35,15 @@ async def _names_in(catalog: Catalog, prefix: str) -> _Names:
 async def not_found(catalog: Catalog, path: str) -> NotFound:
     """Return the error for a file that does not exist, which names what does."""
     key = key_of(path)
+    parts = path.split("/")
+    ends = {key_of(end): end for end in ("/".join(parts[first:]) for first in range(1, len(parts)))}
+    there = await catalog.stat(list(ends)) if ends else {}
+    if there:
+        # Somebody's path on a host, through a mount: its end is the one that is meant.
+        end = next(end for key, end in ends.items() if key in there)
+        return NotFound(
+            f"there is no file {shown(path)!r}, but {shown(end)!r}: paths are below the bucket's root"
+        )
     if (await _names_in(catalog, f"{key}/")).names:
         return NotFound(
             f"{shown(path)!r} is a directory, not a file: list_files(prefix={shown(path) + '/'!r})"
@@ -49,7 +58,7 @@ async def not_found(catalog: Catalog, path: str) -> NotFound:
         name = folders.pop()
     if not found.names:
         return NotFound(f"there is no file {shown(path)!r}: the bucket has no files yet")
-    close = difflib.get_close_matches(name, found.names, _NAMED, _LIKENESS) or found.names[:_NAMED]
+    close = _close(name, found.names) or found.names[:_NAMED]
     place = f"{shown(where)!r}" if where else "the bucket's root"
     rest = len(found.names) - len(close)
     more = f", and {rest}{' or more' if found.more else ''} others" if rest else ""
@@ -57,6 +66,15 @@ async def not_found(catalog: Catalog, path: str) -> NotFound:
         f"there is no file {shown(path)!r}. In {place}: {', '.join(map(repr, close))}{more}. "
         f"list_files(prefix={shown(where)!r}) shows all, search_files finds names anywhere"
     )
+
+
+def _close(name: str, names: Sequence[str]) -> list[str]:
+    """Return the names most like one, whatever the case of their letters."""
+    folded: dict[str, list[str]] = {}
+    for each in names:
+        folded.setdefault(each.casefold(), []).append(each)
+    likest = difflib.get_close_matches(name.casefold(), folded, _NAMED, _LIKENESS)
+    return [each for like in likest for each in folded[like]][:_NAMED]
 
 
 def _components(path: str) -> list[str]:

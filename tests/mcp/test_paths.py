@@ -190,6 +190,21 @@ async def test_attacks_over_the_wire(connect: Connect, project: Project) -> None
 
 @pytest.mark.embedded
 @pytest.mark.anyio
+async def test_a_wrong_path_leads_to_the_right_one(project: Project) -> None:
+    """Likest names come first, whatever their case; of a path through a mount, the end is found."""
+    async with stdio_caller(project) as served:
+        for path in ("reports/Q3.pdf", "reports/q4.pdf", "b.txt", "a.txt"):
+            await served.call("upload_file", path=path, text="x")
+        assert "In the bucket's root: 'a.txt'" in await served.refused("stat_file", path="A.TXT")
+        assert "In 'reports/': 'Q3.pdf', 'q4.pdf'" in await served.refused(
+            "stat_file", path="reports/q3.pdf"
+        )
+        said = await served.refused("stat_file", path="/app/files/reports/q4.pdf")
+        assert "no file 'app/files/reports/q4.pdf', but 'reports/q4.pdf'" in said
+
+
+@pytest.mark.embedded
+@pytest.mark.anyio
 async def test_a_file_never_hides_others(project: Project) -> None:
     """Not where a directory is, nor below a file."""
     async with stdio_caller(project) as served:
