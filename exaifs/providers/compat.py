@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
-import anyio
-
-from exaifs.providers.errors import (
-    ProviderError,
-    ProviderFileInvalid,
-    ProviderProtocolError,
-)
+from exaifs.providers.errors import ProviderError, ProviderFileInvalid, ProviderProtocolError
 from exaifs.providers.http import ProviderHttp
 from exaifs.providers.interface import ProviderFile, Sending, State
 from exaifs.providers.multipart import Multipart
+from exaifs.providers.polling import processed
 from exaifs.providers.records import from_time, is_id
 
 _NOT_FOUND = 404
@@ -24,8 +20,6 @@ _PAGE = 100
 _MAX_PAGES = 200
 _WORKING = frozenset({"processing", "pending", "parsing", "in_progress"})
 _FAILED = frozenset({"error", "failed"})
-_FIRST_POLL_S = 0.5
-_MAX_POLL_S = 5.0
 
 
 class OpenAICompatFiles:
@@ -54,11 +48,9 @@ class OpenAICompatFiles:
             raise ProviderProtocolError(
                 f"{self._settings.name}: no id in the answer to an upload", may_have_landed=True
             )
-        delay_s = _FIRST_POLL_S
-        while answer.get("status") in _WORKING and self._settings.check == "retrieve":
-            await anyio.sleep(delay_s)
-            delay_s = min(delay_s * 2, _MAX_POLL_S)
-            answer = await self._http.ask("GET", _path(file_id))
+        if self._settings.check == "retrieve":
+            look = partial(self._http.ask, "GET", _path(file_id))
+            answer = await processed(answer, lambda file: file.get("status") in _WORKING, look)
         if answer.get("status") in _FAILED:
             details = str(answer.get("status_details") or "the provider could not read the file")
             raise ProviderFileInvalid(f"{self._settings.name}: {details}")

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from urllib.parse import quote, urlsplit
-
-import anyio
 
 from exaifs.providers.errors import ProviderError, ProviderFileInvalid, ProviderProtocolError
 from exaifs.providers.http import ProviderHttp
 from exaifs.providers.interface import ProviderFile, Sending, State
+from exaifs.providers.polling import processed
 from exaifs.providers.records import from_time, is_id
 from exaifs.remote.interface import Body
 
 _MISSING = frozenset({403, 404})
-_FIRST_POLL_S = 0.5
-_MAX_POLL_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +77,8 @@ class GeminiFiles:
             raise ProviderProtocolError(
                 f"{self._settings.name}: no name in the answer to an upload", may_have_landed=True
             )
-        delay_s = _FIRST_POLL_S
-        while file.get("state") == "PROCESSING":
-            await anyio.sleep(delay_s)
-            delay_s = min(delay_s * 2, _MAX_POLL_S)
-            file = await self._http.ask("GET", f"v1beta/{quote(str(name))}")
+        look = partial(self._http.ask, "GET", f"v1beta/{quote(str(name))}")
+        file = await processed(file, lambda file: file.get("state") == "PROCESSING", look)
         if file.get("state") == "FAILED":
             raise ProviderFileInvalid(f"{self._settings.name}: the provider could not process the file")
         return ProviderFile(str(name), uri=uri, expires_at=from_time(file.get("expirationTime")))

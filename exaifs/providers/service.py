@@ -28,7 +28,7 @@ from exaifs.providers.errors import (
 from exaifs.providers.flights import Failures, Flights
 from exaifs.providers.http import open_http
 from exaifs.providers.interface import Contents, ProviderFiles
-from exaifs.providers.job import Job, Worker
+from exaifs.providers.job import Job, Result, Worker
 from exaifs.providers.records import StoredId, is_id, stored_id, to_time
 from exaifs.providers.sending import check_locally
 from exaifs.providers.settings import ProvidersConfig, ProviderSettings
@@ -36,8 +36,6 @@ from exaifs.remote.bodies import Progress
 from exaifs.remote.interface import Catalog
 
 _log = structlog.get_logger(__name__)
-
-Result = tuple[StoredId, ObjectRecord | None]
 
 
 class ProviderService:
