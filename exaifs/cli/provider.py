@@ -134,7 +134,8 @@ def check(session: Session, /, *, name: str, paths: tuple[str, ...], as_json: bo
 
     answers = trio.run(run)
     if as_json:
-        say_json({"provider": name, "key": "good", "files": answers}, session.redact)
+        key = None if paths else "good"  # with paths it was not asked about
+        say_json({"provider": name, "key": key, "files": answers}, session.redact)
     elif not paths:
         say(f"{name} takes the key")
     for answer in () if as_json else answers:
