@@ -198,9 +198,8 @@ class FileService:
 
     async def download_file(self, file_id: str) -> tuple[bytes, dict[str, Any]]:
         """Return a file's bytes and what is known of it."""
-        data = bytearray()
-        row = await self._fetch(file_id, data.clear, data.extend, _tell_nobody)
-        return bytes(data), info_of(row).to_dict()
+        data, row = await self.read_whole(file_id)
+        return data, info_of(row).to_dict()
 
     async def read_whole(self, file_id: str) -> tuple[bytes, FileRow]:
         """Return all bytes of one version of a file, verified, and its row."""
