@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from pydantic import SecretStr
 
@@ -21,6 +21,8 @@ from exaifs.remote.bodies import Progress
 from exaifs.remote.client import remote_of
 from exaifs.remote.files import SupabaseFiles
 from exaifs.remote.session import open_session
+
+T = TypeVar("T")
 
 _ARGUMENTS = {
     "--supabase-url": "supabase_url",
@@ -140,14 +142,24 @@ class UnifiedFileHandler:
         if owned is not None:
             await owned.close()
 
-    @property
-    def _open(self) -> FileService:
+    async def _call(self, work: Callable[[FileService], Awaitable[T]]) -> T:
+        """Let the service do something.
+
+        Raises:
+            ConfigError: no project is configured.
+            ExaifsError: the handler is not open, or was closed meanwhile.
+        """
         service = None if self._owned is None else self._owned.value
-        if service is not None:
-            return service
-        if not self.is_enabled:
-            self._config.require_remote()
-        raise ExaifsError("the handler is not open: use `async with`, or await open() first")
+        if service is None:
+            if not self.is_enabled:
+                self._config.require_remote()
+            raise ExaifsError("the handler is not open: use `async with`, or await open() first")
+        try:
+            return await work(service)
+        except Exception as exc:
+            if self._owned is None or self._owned.value is not service:
+                raise ExaifsError("the handler was closed before this was done") from exc
+            raise
 
     # files
 
@@ -186,7 +198,7 @@ class UnifiedFileHandler:
             RemoteError: Supabase did not take it, or the key.
             ConfigError: no project is configured.
         """
-        return await self._open.upload_file(Path(file_path), metadata, progress)
+        return await self._call(lambda service: service.upload_file(Path(file_path), metadata, progress))
 
     async def download_file(self, file_id: str) -> tuple[bytes, dict[str, Any]]:
         """Return a file's bytes, from the cache where it has them, and what is known of it.
@@ -201,7 +213,7 @@ class UnifiedFileHandler:
             RemoteError: the bytes are neither here nor to be had.
             ConfigError: no project is configured.
         """
-        return await self._open.download_file(file_id)
+        return await self._call(lambda service: service.download_file(file_id))
 
     async def download_to(
         self, file_id: str, path: str | Path, progress: Progress | None = None
@@ -218,7 +230,7 @@ class UnifiedFileHandler:
             OSError: the path cannot be written.
             ExaifsError: as `download_file`.
         """
-        return await self._open.download_to(file_id, Path(path), progress)
+        return await self._call(lambda service: service.download_to(file_id, Path(path), progress))
 
     async def delete_file(self, file_id: str) -> None:
         """Delete a file, for every host.
@@ -227,7 +239,7 @@ class UnifiedFileHandler:
             NotFound: no such file.
             ConfigError, RemoteError: as above.
         """
-        await self._open.delete_file(file_id)
+        await self._call(lambda service: service.delete_file(file_id))
 
     async def stat(self, file_id_or_path: str) -> FileInfo:
         """Return what is known of a file, by its id or by its path as below a mountpoint.
@@ -236,7 +248,7 @@ class UnifiedFileHandler:
             NotFound: no such file.
             ConfigError, RemoteError: as above.
         """
-        return await self._open.stat(file_id_or_path)
+        return await self._call(lambda service: service.stat(file_id_or_path))
 
     async def list_files(self, prefix: str = "", limit: int = 100, cursor: str | None = None) -> FilePage:
         """Return a page of the files whose path starts with a prefix, directories below included.
@@ -246,7 +258,7 @@ class UnifiedFileHandler:
             limit: 1 to 1,000.
             cursor: `FilePage.cursor` of the page before.
         """
-        return await self._open.list_files(prefix, limit, cursor)
+        return await self._call(lambda service: service.list_files(prefix, limit, cursor))
 
     async def search_files(self, query: str, limit: int = 100, cursor: str | None = None) -> FilePage:
         """Return a page of the files that a query finds, whatever the case of its letters.
@@ -257,7 +269,7 @@ class UnifiedFileHandler:
             limit: 1 to 1,000.
             cursor: `FilePage.cursor` of the page before.
         """
-        return await self._open.search_files(query, limit, cursor)
+        return await self._call(lambda service: service.search_files(query, limit, cursor))
 
     # conversations, providers, cache
 
@@ -271,7 +283,7 @@ class UnifiedFileHandler:
             NotFound: no such file.
             ConfigError, RemoteError: as above.
         """
-        return await self._open.link_file_to_conversation(file_id, continuation_id)
+        return await self._call(lambda service: service.link_file_to_conversation(file_id, continuation_id))
 
     async def get_provider_file_id(self, file_id: str, provider: str) -> str:
         """Return a provider's own id for a file, such as "kimi"'s; the first time the file is sent there.
@@ -282,7 +294,7 @@ class UnifiedFileHandler:
             providers.errors.ProviderError: why the provider gives none.
             RemoteError: as above.
         """
-        return await self._open.get_provider_file_id(file_id, provider)
+        return await self._call(lambda service: service.get_provider_file_id(file_id, provider))
 
     async def cleanup_cache(self, max_age_days: float = 30, max_size_mb: float = 1000) -> dict[str, int]:
         """Remove old contents from this handler's cache on disk, then the least recently used.
@@ -295,4 +307,4 @@ class UnifiedFileHandler:
             Counts: `expired` and `evicted` contents, `idle` ones of handlers that have ended, `freed_bytes`
             of this handler's, `kept` contents and `kept_bytes`.
         """
-        return await self._open.cleanup_cache(max_age_days, max_size_mb)
+        return await self._call(lambda service: service.cleanup_cache(max_age_days, max_size_mb))

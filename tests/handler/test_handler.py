@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import anyio
@@ -197,6 +197,25 @@ async def test_opened_and_closed_by_other_tasks(make_handler: Make) -> None:
         await handler.list_files()
     async with handler:
         assert (await handler.list_files()).files == ()
+
+
+@pytest.mark.embedded
+async def test_closed_while_calls_are_under_way(make_handler: Make, local: Write) -> None:
+    """They end with an error of ours that says so."""
+    handler = await make_handler().open()
+    path, answers = local("a", os.urandom(20_000_000)), []
+
+    async def call(work: Callable[[], Awaitable[object]]) -> None:
+        with pytest.raises(ExaifsError) as caught:
+            await work()
+        answers.append(str(caught.value))
+
+    begun = anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(call, lambda: handler.upload_file(path, progress=lambda *_: begun.set()))
+        await begun.wait()
+        await handler.aclose()
+    assert answers == ["the handler was closed before this was done"]
 
 
 @pytest.mark.embedded
