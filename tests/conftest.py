@@ -21,7 +21,7 @@ LITE_DIR = Path(os.environ.get("EXAIFS_LITE_DIR", REPOSITORY / ".exaifs" / "lite
 
 START_TIMEOUT_S = 600.0
 """Covers the first run ever, which installs the Node packages."""
-STOP_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 120.0
 
 
 def pytest_configure() -> None:
@@ -91,7 +91,7 @@ def new_bucket(embedded_supabase: dict[str, str]) -> dict[str, str]:
     with httpx.Client(
         base_url=embedded_supabase["SUPABASE_URL"],
         headers={"apikey": key, "Authorization": f"Bearer {key}"},
-        timeout=30,
+        timeout=60,
         trust_env=False,
     ) as client:
         limits = {"id": bucket, "name": bucket, "public": False, "file_size_limit": 50 * 1024 * 1024}

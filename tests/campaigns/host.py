@@ -88,7 +88,7 @@ class Host:
 
     def status(self) -> dict[str, Any]:
         """Return what the daemon says about itself."""
-        value = json.loads(within(30, (self.path / ".exaifs/status.json").read_text))
+        value = json.loads(within(120, (self.path / ".exaifs/status.json").read_text))
         assert isinstance(value, dict)
         return value
 
@@ -114,10 +114,10 @@ class Host:
         """Return what the mount shows; looks again if a name goes away meanwhile, as the feed may tell."""
         for _attempt in range(_LOOKS):
             try:
-                return within(60, lambda: mounted_tree(self.path, content=content))
+                return within(120, lambda: mounted_tree(self.path, content=content))
             except FileNotFoundError:
                 continue
-        return within(60, lambda: mounted_tree(self.path, content=content))
+        return within(120, lambda: mounted_tree(self.path, content=content))
 
     def tail(self, lines: int = 60) -> str:
         """Return the end of the newest log."""
@@ -156,7 +156,7 @@ class Host:
         except subprocess.TimeoutExpired:
             self.kill()  # frees whoever waits for it
             process.kill()
-            process.communicate(timeout=10)
+            process.communicate(timeout=120)
             shown = manifest.read_text()[-600:] if manifest.exists() else ""
             raise TimeoutError(f"the workload did not end: {shown}\n{self.tail()}") from None
         assert process.returncode == 0, output.decode()

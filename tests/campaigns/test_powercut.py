@@ -46,9 +46,9 @@ def traced(tmp_path: Path) -> tuple[Path, Path, Disk]:
         (root / name).write_text(name)
     disk = Disk(root)
     subprocess.run(
-        [*trace_command(log), sys.executable, "-c", SCRIPT, str(root)], check=True, timeout=60, cwd="/"
+        [*trace_command(log), sys.executable, "-c", SCRIPT, str(root)], check=True, timeout=120, cwd="/"
     )
-    wait_until(lambda: "+++ exited" in log.read_text(), 20, "the trace is whole")
+    wait_until(lambda: "+++ exited" in log.read_text(), 120, "the trace is whole")
     return root, log, disk
 
 

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +28,7 @@ from exaifs.embedded.node import node_command
 from tests.cli.support import clean_environment, jwt
 from tests.conftest import LITE_DIR
 from tests.support.mounts import wait_until
+from tests.support.ports import own_port
 
 JWT_SECRET = "only-for-these-tests-0123456789-abcdefghijklm"
 POSTGRES_PASSWORD = "a-pass-word-of-these-tests"
@@ -60,14 +62,6 @@ class BareSupabase:
         return {"SUPABASE_URL": self.url, "SUPABASE_SERVICE_ROLE_KEY": jwt(secret, **claims)}
 
 
-def free_port() -> int:
-    """Return a port of 127.0.0.1 where nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @pytest.fixture(scope="session")
 def bare_supabase(
     embedded_supabase: dict[str, str],  # noqa: ARG001 - it installs the Node packages
@@ -75,7 +69,7 @@ def bare_supabase(
 ) -> Iterator[BareSupabase]:
     """Run a Supabase that nobody has prepared: no tables, no buckets."""
     directory = tmp_path_factory.mktemp("bare")
-    port = free_port()
+    port = own_port()
     (directory / "supabase").mkdir()
     (directory / "supabase" / "config.toml").write_text(CONFIG.format(port=port, secret=JWT_SECRET))
     script = cli_script(anyio.run(partial(install, LITE_DIR)))
@@ -98,18 +92,18 @@ def bare_supabase(
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait(10)
+        process.wait(120)
 
 
 def _wait_for(server: BareSupabase, log: Path) -> None:
     def answers() -> bool:
         try:
-            return httpx.get(f"{server.url}/rest/v1/", timeout=5, trust_env=False).status_code < 500
+            return httpx.get(f"{server.url}/rest/v1/", timeout=60, trust_env=False).status_code < 500
         except httpx.TransportError:
             return False
 
     try:
-        wait_until(answers, 60, "the bare Supabase")
+        wait_until(answers, 180, "the bare Supabase")
     except TimeoutError:
         pytest.fail(f"the bare Supabase did not start: {log.read_text(errors='replace')}")
 
@@ -123,6 +117,8 @@ class Stranger:
 
     def __init__(self, stack: contextlib.ExitStack) -> None:
         self._stack = stack
+        self.patience_s: list[float] = []
+        """How long clients of `silent` waited for an answer before they gave up."""
 
     def answering(self, status: int, content_type: str, body: bytes) -> str:
         """Start one; return its URL."""
@@ -142,7 +138,7 @@ class Stranger:
 
     def changing(self, url: str, change: Callable[[str, str, bytes], bytes]) -> str:
         """Start a proxy to `url` that changes answers, by method, path and content; return its URL."""
-        client = self._stack.enter_context(httpx.Client(base_url=url, timeout=20, trust_env=False))
+        client = self._stack.enter_context(httpx.Client(base_url=url, timeout=60, trust_env=False))
 
         def forward(method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
             headers.pop("Host", None)
@@ -175,17 +171,30 @@ class Stranger:
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
-        self._stack.callback(thread.join, 10)
+        self._stack.callback(thread.join, 60)
         self._stack.callback(server.server_close)
         self._stack.callback(server.shutdown)
         return f"http://127.0.0.1:{server.server_port}"
 
     def silent(self) -> str:
-        """Listen, but never answer; return the URL."""
-        listener = self._stack.enter_context(socket.socket())
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(8)
+        """Listen, but never answer; return the URL. See `patience_s`."""
+        listener = self._stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        threading.Thread(target=self._take, args=(listener,), daemon=True).start()
         return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+    def _take(self, listener: socket.socket) -> None:
+        """Take connections until the end, and note how long each client waits."""
+        with contextlib.suppress(OSError):
+            while True:
+                client, _address = listener.accept()
+                threading.Thread(target=self._wait, args=(client,), daemon=True).start()
+
+    def _wait(self, client: socket.socket) -> None:
+        began_s = time.monotonic()
+        with client, contextlib.suppress(OSError):
+            while client.recv(65536):
+                pass
+        self.patience_s.append(time.monotonic() - began_s)
 
 
 @pytest.fixture
@@ -206,7 +215,7 @@ def postgres_server() -> Iterator[str]:
         ("setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups") if os.geteuid() == 0 else ()
     )
     with tempfile.TemporaryDirectory(prefix="exaifs-postgres-", ignore_cleanup_errors=True) as name:
-        directory, bin_dir, port = Path(name), programs[-1].parent, free_port()
+        directory, bin_dir, port = Path(name), programs[-1].parent, own_port()
         if become:
             shutil.chown(directory, "postgres")
         password = directory / "password"
@@ -237,7 +246,7 @@ def _run(command: list[str]) -> None:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        timeout=60,
+        timeout=180,
         check=True,
     )
 

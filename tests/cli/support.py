@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 180.0
 """No command of these tests works for long; a hang must not stop the others."""
 
 _OURS = (
@@ -25,13 +25,23 @@ _OURS = (
     "NO_COLOR",
     "FORCE_COLOR",
     "COLUMNS",
+    # A proxy of this machine would be asked for names that are not of this machine.
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
 )
+
+_RESOLVER = {"RES_OPTIONS": "timeout:1 attempts:1"}
+"""Where no name server can be reached, a name that does not exist is given up within a second or two."""
 
 
 def clean_environment(settings: Mapping[str, str] = {}) -> dict[str, str]:
     """Return this process's environment with only the given settings of exaifs."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
-    return {**kept, **settings}
+    return {**kept, **_RESOLVER, **settings}
 
 
 class Result:

@@ -14,8 +14,8 @@ import pytest
 from exaifs.cache.conflicts import DIRECTORY, Conflict, Version, describe, new_file
 from exaifs.cache.directory import directory_of
 from exaifs.remote.session import identity_of
-from tests.cli.conftest import free_port
 from tests.cli.support import clean_environment, exaifs
+from tests.support.ports import own_port
 
 BUCKET = "user-files"
 Keep = Callable[..., Conflict]
@@ -24,7 +24,7 @@ Keep = Callable[..., Conflict]
 @pytest.fixture
 def settings(tmp_path: Path) -> dict[str, str]:
     """A project that is away, and no key: neither is needed."""
-    return {"SUPABASE_URL": f"http://127.0.0.1:{free_port()}", "FILE_CACHE_DIR": str(tmp_path / "cache")}
+    return {"SUPABASE_URL": f"http://127.0.0.1:{own_port()}", "FILE_CACHE_DIR": str(tmp_path / "cache")}
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ def test_a_terminal_is_asked(
         stderr=subprocess.PIPE,
     ) as process:
         os.write(ours, answer)
-        shown, asked = process.communicate(timeout=60)
+        shown, asked = process.communicate(timeout=120)
         os.close(theirs)
         os.close(ours)
         assert process.returncode == code, asked

@@ -18,8 +18,9 @@ from exaifs.cache.intents import Remove, to_record
 from exaifs.cache.journalfile import HEADER, LOG_NAME, encode
 from exaifs.model import Ino
 from exaifs.remote.session import identity_of
-from tests.cli.conftest import Stranger, free_port
+from tests.cli.conftest import Stranger
 from tests.cli.support import Result, exaifs
+from tests.support.ports import own_port
 
 OTHER = "f" * 64
 
@@ -81,7 +82,7 @@ def project(env: dict[str, str]) -> Iterator[Project]:
     """The bucket."""
     key = env["SUPABASE_SERVICE_ROLE_KEY"]
     headers = {"apikey": key, "Authorization": f"Bearer {key}"}
-    with httpx.Client(base_url=env["SUPABASE_URL"], headers=headers, timeout=30, trust_env=False) as http:
+    with httpx.Client(base_url=env["SUPABASE_URL"], headers=headers, timeout=120, trust_env=False) as http:
         yield Project(env["FILE_STORAGE_BUCKET"], http)
 
 
@@ -239,7 +240,7 @@ def test_what_waits_in_the_journal_is_left_alone(env: dict[str, str], project: P
 def test_this_host_alone(tmp_path: Path) -> None:
     """--local needs no key and asks nobody; damage is shown, repaired, and shown no more."""
     env = {
-        "SUPABASE_URL": f"http://127.0.0.1:{free_port()}",
+        "SUPABASE_URL": f"http://127.0.0.1:{own_port()}",
         "FILE_CACHE_DIR": str(tmp_path / "cache"),
         "FILE_STORAGE_BUCKET": "user-files",
     }
@@ -264,7 +265,7 @@ def test_this_host_alone(tmp_path: Path) -> None:
 
 def test_supabase_away(stranger: Stranger, tmp_path: Path) -> None:
     """This host is checked first; then exit code 3, or 2 without a key."""
-    env = {"SUPABASE_URL": f"http://127.0.0.1:{free_port()}", "FILE_CACHE_DIR": str(tmp_path / "cache")}
+    env = {"SUPABASE_URL": f"http://127.0.0.1:{own_port()}", "FILE_CACHE_DIR": str(tmp_path / "cache")}
     assert exaifs("fsck", env=env).code == 2
     assert exaifs("fsck", "--local", "--deep", env=env).code == 2
     assert exaifs("fsck", "--local").code == 2

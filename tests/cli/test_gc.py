@@ -32,7 +32,7 @@ class Project:
         key = environment["SUPABASE_SERVICE_ROLE_KEY"]
         headers = {"apikey": key, "Authorization": f"Bearer {key}"}
         self.client = httpx.Client(
-            base_url=environment["SUPABASE_URL"], headers=headers, timeout=20, trust_env=False
+            base_url=environment["SUPABASE_URL"], headers=headers, timeout=120, trust_env=False
         )
 
     def put(self, key: str, data: bytes = b"x", **metadata: Any) -> None:
@@ -144,7 +144,7 @@ def test_a_terminal_asks(project: Project, answer: str, code: int) -> None:
                 if b"[y/N]" in chunk:
                     assert b"orphans" in shown
                     screen.write(answer.encode())
-        assert process.wait(60) == code
+        assert process.wait(120) == code
     assert len(project.keys()) == (2 if code == 0 else 5)
 
 

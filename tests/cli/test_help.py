@@ -135,6 +135,6 @@ def test_a_terminal_gets_colour_unless_it_is_not_wanted(env: dict[str, str], *, 
         with contextlib.suppress(OSError):
             while chunk := screen.read(4096):
                 shown += chunk
-        process.wait(60)
+        process.wait(120)
     assert b"0/6 passed" in shown
     assert bool(re.search(rb"\x1b\[[0-9;]*3[0-7]m", shown)) is coloured

@@ -37,7 +37,7 @@ def test_a_reader_that_goes_early_is_no_error() -> None:
         ["bash", "-c", "exaifs init 2>/dev/null | head -1; echo ${PIPESTATUS[1]}"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert run.stdout.splitlines()[0].startswith("-- ")
@@ -79,7 +79,7 @@ def test_apply_by_postgres_url_and_create_buckets(
     answer = httpx.get(
         f"{embedded_supabase['SUPABASE_URL']}/storage/v1/bucket/{bucket}",
         headers={"apikey": key, "Authorization": f"Bearer {key}"},
-        timeout=20,
+        timeout=120,
         trust_env=False,
     )
     assert answer.json()["public"] is False

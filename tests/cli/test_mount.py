@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import BareSupabase, Stranger, free_port
+from tests.cli.conftest import BareSupabase, Stranger
 from tests.cli.support import Result, exaifs
+from tests.support.ports import own_port
 
 pytestmark = [
     pytest.mark.mount,
@@ -96,7 +97,7 @@ def test_a_second_mount_at_the_same_place_is_refused(
 
 def test_a_mountpoint_that_is_in_the_way_is_exit_code_4(tmp_path: Path) -> None:
     """Missing, a file, not empty: each says so before anything is asked of Supabase."""
-    env = {"SUPABASE_URL": f"http://127.0.0.1:{free_port()}", "SUPABASE_SERVICE_ROLE_KEY": SECRET_KEY}
+    env = {"SUPABASE_URL": f"http://127.0.0.1:{own_port()}", "SUPABASE_SERVICE_ROLE_KEY": SECRET_KEY}
     file = tmp_path / "file"
     file.write_text("x")
     full = tmp_path / "full"
@@ -115,7 +116,7 @@ def test_a_mountpoint_that_is_in_the_way_is_exit_code_4(tmp_path: Path) -> None:
 
 def test_a_cache_directory_that_cannot_be_made_is_exit_code_4(mountpoint: Path, tmp_path: Path) -> None:
     """The directory and the variable are named."""
-    env = {"SUPABASE_URL": f"http://127.0.0.1:{free_port()}", "SUPABASE_SERVICE_ROLE_KEY": SECRET_KEY}
+    env = {"SUPABASE_URL": f"http://127.0.0.1:{own_port()}", "SUPABASE_SERVICE_ROLE_KEY": SECRET_KEY}
     (tmp_path / "file").write_text("x")
     for background in ((), ("--daemon",)):
         result = refused(
@@ -130,7 +131,7 @@ def test_nothing_to_serve_without_a_server_is_exit_code_3(
     mountpoint: Path, tmp_path: Path, background: tuple[str, ...]
 ) -> None:
     """An empty cache and nobody at the URL: refused, in the background as in the foreground."""
-    url = f"http://127.0.0.1:{free_port()}"
+    url = f"http://127.0.0.1:{own_port()}"
     env = {"SUPABASE_URL": url, "SUPABASE_SERVICE_ROLE_KEY": SECRET_KEY, "EXAIFS_REQUEST_TIMEOUT_S": "2"}
     result = refused(env, mountpoint, tmp_path, *background)
     assert result.code == 3, result

@@ -30,7 +30,7 @@ class Project:
         """Upload as any client does."""
         headers = {**self._headers, "content-type": "text/plain"}
         url = self._objects + name
-        httpx.put(url, content=data, headers=headers, timeout=20, trust_env=False).raise_for_status()
+        httpx.put(url, content=data, headers=headers, timeout=120, trust_env=False).raise_for_status()
 
     def run(self, *arguments: str) -> Result:
         """Run `exaifs provider`; no output ever holds a key."""

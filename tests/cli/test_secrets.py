@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import BareSupabase, Stranger, free_port
+from tests.cli.conftest import BareSupabase, Stranger
 from tests.cli.support import exaifs
+from tests.support.ports import own_port
 
 PASSWORD = "Pa55w0rd-of-these-tests"
 TOKEN = "t0ken-of-these-tests-0123456789"
@@ -47,7 +48,7 @@ def parts(secret: str) -> Iterator[str]:
 def run_everything(env: dict[str, str], tmp_path: Path, commands: Commands = COMMANDS) -> None:
     """Run the commands with this environment, at the loudest level, and look for secrets in the output."""
     more = {
-        "EXAIFS_DATABASE_URL": f"postgresql://someone:{PASSWORD}@127.0.0.1:{free_port()}/x",
+        "EXAIFS_DATABASE_URL": f"postgresql://someone:{PASSWORD}@127.0.0.1:{own_port()}/x",
         "EXAIFS_LOG_LEVEL": "debug",
         "EXAIFS_MCP_TOKEN": TOKEN,
         "FILE_CACHE_DIR": str(tmp_path / "cache"),

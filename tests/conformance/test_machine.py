@@ -17,7 +17,7 @@ FIRST_SEED = int(os.environ.get("EXAIFS_CONFORMANCE_SEED", "1"))
 STEPS = 400
 
 
-@pytest.mark.timeout(SECONDS * 2 + 120)
+@pytest.mark.timeout(SECONDS * 2 + 900)
 @pytest.mark.parametrize("between", ["nothing", "caches dropped", "remounts"])
 def test_random_calls(twins: Twins, between: str) -> None:
     """The same calls give the same answers, names, bytes, modes, link counts and order of mtimes."""

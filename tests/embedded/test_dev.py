@@ -24,8 +24,8 @@ pytestmark = [
     pytest.mark.skipif(not Path("/dev/fuse").exists(), reason="/dev/fuse is missing"),
 ]
 
-READY_TIMEOUT_S = 100.0
-STOP_TIMEOUT_S = 60.0
+READY_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 120.0
 EXIT_MOUNT = 4
 
 

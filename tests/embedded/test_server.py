@@ -25,7 +25,7 @@ from tests.conftest import LITE_DIR, STOP_TIMEOUT_S, environment_for, read_env_f
 
 pytestmark = pytest.mark.embedded
 
-START_TIMEOUT_S = 90.0
+START_TIMEOUT_S = 300.0
 KILLED = -9
 
 
@@ -44,7 +44,7 @@ def headers(key: str) -> dict[str, str]:
 def client_of(url: str, key: str) -> Iterator[httpx.Client]:
     """Open a client with a key; the empty one sends none."""
     with httpx.Client(
-        base_url=url, headers=headers(key) if key else {}, timeout=30, trust_env=False
+        base_url=url, headers=headers(key) if key else {}, timeout=60, trust_env=False
     ) as client:
         yield client
 
@@ -70,7 +70,7 @@ def server_process(state_dir: Path, *flags: str) -> Iterator[subprocess.Popen[by
                     process.kill()
 
 
-def wait_until(condition: Callable[[], bool], deadline_s: float = 20.0) -> bool:
+def wait_until(condition: Callable[[], bool], deadline_s: float = 60.0) -> bool:
     """Poll what another process does; tell whether it came true in time."""
     end = time.monotonic() + deadline_s
     while not condition():
@@ -221,7 +221,7 @@ def test_what_a_crash_left_running_is_ended_first(state_dir: Path) -> None:
             pass
 
     anyio.run(use, backend="trio")
-    with subprocess.Popen(["sleep", "60"]) as leftover, subprocess.Popen(["sleep", "60"]) as stranger:
+    with subprocess.Popen(["sleep", "600"]) as leftover, subprocess.Popen(["sleep", "600"]) as stranger:
         try:
             identity, other = ProcessId.of(leftover.pid), ProcessId.of(stranger.pid)
             assert identity is not None

@@ -57,12 +57,12 @@ async def test_one_directory(
             await handler.cleanup_cache(0, 0)
             assert contents_of(tmp_path) == before
             await handler.upload_file(local("new.txt", b"new"), {"path": "d/new.txt"})
-            wait_until(lambda: "new.txt" in mount.sh("ls d"), 10, "the mount shows an upload")
+            wait_until(lambda: "new.txt" in mount.sh("ls d"), 120, "the mount shows an upload")
             assert mount.sh("cat d/new.txt") == "new"
-            attribute = within(10, lambda: os.getxattr(mount.path / "d/new.txt", "user.exai.file_id"))
+            attribute = within(120, lambda: os.getxattr(mount.path / "d/new.txt", "user.exai.file_id"))
             assert attribute.decode() == (await handler.stat("d/new.txt")).file_id
             await handler.delete_file(info.file_id)
-            wait_until(lambda: "big.bin" not in mount.sh("ls"), 10, "the mount shows a deletion")
+            wait_until(lambda: "big.bin" not in mount.sh("ls"), 120, "the mount shows a deletion")
             assert mount.sh("sha256sum < d/other.bin").split()[0] == info.sha256
         # The mount may be started while a handler runs, and the other way round.
         async with make_handler() as handler:

@@ -26,11 +26,12 @@ from tests.cli.support import clean_environment
 from tests.providers.emulator import KEY
 from tests.support.mounts import wait_until
 
-START_S = 30.0
-END_S = 15.0
-CALL_S = 60.0
+START_S = 120.0
+END_S = 60.0
+"""Less than a provider of these tests keeps an upload waiting."""
+CALL_S = 120.0
 
-_URL = re.compile(r"serving MCP .*url=(\S+)")
+_URL = re.compile(r"serving MCP .*url=(\S+)\s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class Project:
                 "x-upsert": "true",
                 "content-type": mime_type,
             },
-            timeout=20,
+            timeout=60,
             trust_env=False,
         ).raise_for_status()
 

@@ -112,7 +112,7 @@ async def test_a_day_of_a_file(connect_anyhow: Connect, project: Project) -> Non
             "text/plain",
         )
         signed = await served.call("get_signed_url", path="reports/q3.md", seconds=60)
-        async with httpx.AsyncClient(timeout=20, trust_env=False) as anybody:
+        async with httpx.AsyncClient(timeout=60, trust_env=False) as anybody:
             assert (await anybody.get(signed["url"])).content == b"other"
         async with handler(project) as files:
             assert (await files.download_file(made["file_id"]))[0] == b"other"

@@ -21,11 +21,11 @@ import pytest
 
 from exaifs.errors import ConfigError
 from exaifs.mcp.http import MAX_BODY_BYTES, Address, address_of, is_loopback
-from tests.cli.conftest import free_port
 from tests.mcp.served import END_S, HttpServer, Project, http_caller, http_server
 from tests.providers.emulator import ProviderServer
 from tests.providers.world import arrived
 from tests.support.gate import Gate
+from tests.support.ports import own_port
 
 TOKEN = "t0ken-of-these-tests-0123456789abcdef"
 PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
@@ -36,7 +36,7 @@ def post(url: str, body: Any = PING, **headers: str) -> httpx.Response:
     """Send a request as any program may."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     whole = {**ACCEPT, "content-type": "application/json", **headers}
-    return httpx.post(url, content=content, headers=whole, timeout=20, trust_env=False)
+    return httpx.post(url, content=content, headers=whole, timeout=60, trust_env=False)
 
 
 def tool_call(tool: str, arguments: str) -> tuple[bytes, dict[str, str]]:
@@ -108,8 +108,9 @@ def test_web_pages_stay_out(server: HttpServer) -> None:
         assert post(server.url, origin=origin).status_code == 400
     for origin in ("http://evil.example", "null", "https://localhost.evil.example", "http://[", "file://"):
         assert post(server.url, origin=origin).status_code == 403
-    assert httpx.get(server.url, headers={"host": "evil.example"}, trust_env=False).status_code == 421
-    assert httpx.options(server.url, headers={"origin": "http://evil.example"}, trust_env=False).is_error
+    with httpx.Client(timeout=60, trust_env=False) as client:
+        assert client.get(server.url, headers={"host": "evil.example"}).status_code == 421
+        assert client.options(server.url, headers={"origin": "http://evil.example"}).is_error
 
 
 @pytest.mark.embedded
@@ -189,7 +190,7 @@ def run(project: Project, *arguments: str, more: Mapping[str, str] = {}) -> tupl
 def test_requests_that_are_too_large(server: HttpServer) -> None:
     """A request over the limit is refused before its body is read, and the limit is named."""
     host, port = urlsplit(server.url).hostname, urlsplit(server.url).port
-    with socket.create_connection((host, port), timeout=20) as announcing:
+    with socket.create_connection((host, port), timeout=60) as announcing:
         head = f"POST /mcp HTTP/1.1\r\nhost: localhost\r\ncontent-length: {MAX_BODY_BYTES + 1}\r\n\r\n"
         announcing.sendall(head.encode())
         answer = b""
@@ -225,7 +226,7 @@ def test_clients_that_break_off(server: HttpServer) -> None:
         b"\0" * 100_000,
     ):
         for abort in (False, True):
-            with socket.create_connection((host, port), timeout=20) as client:
+            with socket.create_connection((host, port), timeout=60) as client:
                 with suppress(OSError):
                     client.sendall(sent)
                 if abort:
@@ -273,7 +274,7 @@ async def test_read_only(project: Project) -> None:
 async def test_while_supabase_is_away(project: Project) -> None:
     """What is cached is read again when it is back; until then a sentence, soon, and no traceback."""
     with Gate(project.environment["SUPABASE_URL"]) as gate:
-        more = {"SUPABASE_URL": gate.url, "EXAIFS_REQUEST_TIMEOUT_S": "2"}
+        more = {"SUPABASE_URL": gate.url, "EXAIFS_REQUEST_TIMEOUT_S": "10"}
         with http_server(project, more=more) as server:
             async with http_caller(server.url) as served:
                 await served.call("upload_file", path="a.txt", text="content")
@@ -308,10 +309,10 @@ async def test_a_refused_key(project: Project) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_ends_in_order(project: Project, number: signal.Signals) -> None:
     """Also while clients are connected; the port is free afterwards, the exit code 0."""
-    port = free_port()
+    port = own_port()
     for _ in range(2):
         with http_server(project, address=f"127.0.0.1:{port}") as server:
-            with httpx.Client(trust_env=False) as idle:
+            with httpx.Client(timeout=60, trust_env=False) as idle:
                 idle.post(server.url, json=PING, headers=ACCEPT)
                 server.process.send_signal(number)
                 assert server.process.wait(END_S) == 0

@@ -48,7 +48,7 @@ class Wire:
         request = {"jsonrpc": "2.0", "id": self._next, "method": method, "params": params}
         self.send(json.dumps(request).encode())
         while True:
-            answer = json.loads(within(30, self.stdout.readline))
+            answer = json.loads(within(120, self.stdout.readline))
             if answer.get("id") == self._next:
                 return dict(answer)
 
@@ -166,7 +166,7 @@ def test_input_from_a_file(project: Project) -> None:
             env=project.whole_environment(),
             stdin=file,
             capture_output=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
     assert ended.returncode == 0
@@ -181,7 +181,7 @@ def test_a_client_that_is_gone(project: Project) -> None:
         "server = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE, stdout=subprocess.PIPE,"
         " stderr=subprocess.DEVNULL)\n"
         "print(server.pid, flush=True)\n"
-        "time.sleep(60)\n"
+        "time.sleep(600)\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", script, *project.command()],
@@ -189,9 +189,9 @@ def test_a_client_that_is_gone(project: Project) -> None:
         stdout=subprocess.PIPE,
     ) as client:
         assert client.stdout is not None
-        pid = int(within(30, client.stdout.readline))
+        pid = int(within(120, client.stdout.readline))
         client.kill()
-    wait_until(lambda: not is_running(pid), 30, "the server ends")
+    wait_until(lambda: not is_running(pid), 120, "the server ends")
 
 
 def is_running(pid: int) -> bool:
@@ -249,7 +249,7 @@ def test_without_the_extra(missing: str, arguments: list[str], tmp_path: Any) ->
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
         assert ended.returncode == code, ended
@@ -276,7 +276,7 @@ def test_other_commands_do_not_load_it() -> None:
             env=clean_environment(),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=True,
         )
         assert ended.stdout.splitlines()[-1] == "[]", arguments

@@ -102,9 +102,9 @@ def twins(shared_mount: MountedDaemon, tmp_path: Path) -> Iterator[Twins]:
     name = f"t{secrets.token_hex(4)}"
     remote, local = shared_mount.path / name, tmp_path / "local"
     local.mkdir()
-    within(30, remote.mkdir)
+    within(120, remote.mkdir)
     yield Twins(shared_mount, remote, local)
-    within(60, lambda: shutil.rmtree(remote, ignore_errors=True))
+    within(120, lambda: shutil.rmtree(remote, ignore_errors=True))
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def stored(fresh_bucket: dict[str, str]) -> Iterator[StoredBytes]:
     key = fresh_bucket["SUPABASE_SERVICE_ROLE_KEY"]
     headers = {"apikey": key, "Authorization": f"Bearer {key}"}
     base = f"{fresh_bucket['SUPABASE_URL']}/storage/v1/object/{fresh_bucket['FILE_STORAGE_BUCKET']}/"
-    with httpx.Client(headers=headers, timeout=30, trust_env=False) as client:
+    with httpx.Client(headers=headers, timeout=120, trust_env=False) as client:
 
         def get(name: str) -> bytes | None:
             answer = client.get(base + quote(name))
@@ -122,7 +122,7 @@ def stored(fresh_bucket: dict[str, str]) -> Iterator[StoredBytes]:
         yield get
 
 
-def exaifs(environment: Mapping[str, str], *arguments: str, timeout_s: float = 60) -> tuple[int, str]:
+def exaifs(environment: Mapping[str, str], *arguments: str, timeout_s: float = 180) -> tuple[int, str]:
     """Run an exaifs command; return its exit code and everything it printed."""
     result = subprocess.run(
         [sys.executable, "-m", "exaifs", *arguments],

@@ -22,7 +22,7 @@ FAILED = "bug or local fault"
 def _errno(mount: MountedDaemon, call: object) -> str:
     assert callable(call)
     with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno is returned
-        within(10, call)
+        within(120, call)
     assert mount.mount is not None
     return errno.errorcode[caught.value.errno or 0]
 
@@ -69,7 +69,7 @@ def test_lookup_counts_return_to_zero(memory_mount: MountedDaemon, tmp_path: Pat
         mount.drop_kernel_caches()
         return report.exists() and report.read_text() == ""
 
-    wait_until(forgotten, 20, "the kernel forgets every inode")
+    wait_until(forgotten, 120, "the kernel forgets every inode")
 
 
 def test_errors_reach_the_caller(memory_mount: MountedDaemon) -> None:
@@ -115,14 +115,14 @@ def test_extended_attributes(memory_mount: MountedDaemon) -> None:
     mount = memory_mount
     mount.sh("touch a")
     path = mount.path / "a"
-    within(10, lambda: os.setxattr(path, "user.x", b"1", os.XATTR_CREATE))
+    within(120, lambda: os.setxattr(path, "user.x", b"1", os.XATTR_CREATE))
     assert _errno(mount, lambda: os.setxattr(path, "user.x", b"1", os.XATTR_CREATE)) == "EEXIST"
     assert _errno(mount, lambda: os.setxattr(path, "user.y", b"1", os.XATTR_REPLACE)) == "ENODATA"
-    within(10, lambda: os.setxattr(path, "user.x", b"22", os.XATTR_REPLACE))
-    assert within(10, lambda: os.getxattr(path, "user.x")) == b"22"
-    assert within(10, lambda: os.listxattr(path)) == ["user.x"]
-    within(10, lambda: os.removexattr(path, "user.x"))
-    assert within(10, lambda: os.listxattr(path)) == []
+    within(120, lambda: os.setxattr(path, "user.x", b"22", os.XATTR_REPLACE))
+    assert within(120, lambda: os.getxattr(path, "user.x")) == b"22"
+    assert within(120, lambda: os.listxattr(path)) == ["user.x"]
+    within(120, lambda: os.removexattr(path, "user.x"))
+    assert within(120, lambda: os.listxattr(path)) == []
     assert _errno(mount, lambda: os.getxattr(path, "user.x")) == "ENODATA"
     for name in ("trusted.x", "security.selinux", "system.posix_acl_access"):
         assert _errno(mount, lambda name=name: os.getxattr(path, name)) == "ENOTSUP"
@@ -141,8 +141,8 @@ def test_names_that_are_not_utf8(memory_mount: MountedDaemon) -> None:
     """A name of any bytes survives, also in the log."""
     mount = memory_mount
     odd = b"\xff\xfe \xf0\x9f\x8d\x8b"
-    within(10, lambda: (mount.path / os.fsdecode(odd)).write_bytes(b"x"))
-    found = within(10, lambda: [entry.name for entry in mount.path.iterdir()])
+    within(120, lambda: (mount.path / os.fsdecode(odd)).write_bytes(b"x"))
+    found = within(120, lambda: [entry.name for entry in mount.path.iterdir()])
     assert [os.fsencode(name) for name in found] == [odd]
 
 
@@ -151,10 +151,10 @@ def test_changes_by_another_host(memory_mount: MountedDaemon) -> None:
     mount = memory_mount
     mount.sh("touch a b c; stat a b c >/dev/null")
     path = mount.path
-    within(10, lambda: os.setxattr(path / "c", "user.another-host", b"rm a"))
-    wait_until(lambda: not within(10, (path / "a").exists), 10, "the name is gone")
-    within(10, lambda: os.setxattr(path / "c", "user.another-host", b"chmod b"))
-    wait_until(lambda: within(10, (path / "b").stat).st_mode & 0o777 == 0o600, 10, "the mode is new")
+    within(120, lambda: os.setxattr(path / "c", "user.another-host", b"rm a"))
+    wait_until(lambda: not within(120, (path / "a").exists), 120, "the name is gone")
+    within(120, lambda: os.setxattr(path / "c", "user.another-host", b"chmod b"))
+    wait_until(lambda: within(120, (path / "b").stat).st_mode & 0o777 == 0o600, 120, "the mode is new")
 
 
 def test_changes_the_kernel_never_saw(memory_mount: MountedDaemon) -> None:
@@ -168,13 +168,13 @@ def test_changes_the_kernel_never_saw(memory_mount: MountedDaemon) -> None:
         for number in range(2, 301):
             os.setxattr(path / "1", "user.another-host", b"rm %d" % number)
 
-    within(30, remove_all)
+    within(120, remove_all)
     assert mount.sh("ls") == "1\n"
 
 
 def test_statfs(memory_mount: MountedDaemon) -> None:
     """Df and programs that check for room get figures."""
-    status = within(10, lambda: os.statvfs(memory_mount.path))
+    status = within(120, lambda: os.statvfs(memory_mount.path))
     assert (status.f_blocks, status.f_bfree, status.f_namemax) == (1 << 20, 1 << 19, 255)
 
 
@@ -192,7 +192,7 @@ def test_the_mount_table_names_the_bucket(memory_mount: MountedDaemon) -> None:
 def test_unmounting_from_outside_is_a_clean_end(memory_mount: MountedDaemon) -> None:
     """`umount` ends the daemon with 0."""
     mountpoints.detach(memory_mount.path, lazy=False)
-    assert memory_mount.wait(20) == 0
+    assert memory_mount.wait(120) == 0
 
 
 def test_a_stop_while_a_file_is_open(memory_mount: MountedDaemon) -> None:
@@ -200,9 +200,9 @@ def test_a_stop_while_a_file_is_open(memory_mount: MountedDaemon) -> None:
     mount = memory_mount
     mount.expected.add("unmounted while files were open")
     mount.sh("echo x > a")
-    descriptor = within(10, lambda: os.open(mount.path / "a", os.O_RDONLY))
+    descriptor = within(120, lambda: os.open(mount.path / "a", os.O_RDONLY))
     mount.signal(signal.SIGTERM)
-    assert mount.wait(30) == 0
+    assert mount.wait(120) == 0
     assert mount.mount is None
     with pytest.raises(OSError, match="not connected"):
         os.close(descriptor)
@@ -217,11 +217,11 @@ def test_a_stop_while_a_request_hangs(memory_mount: MountedDaemon) -> None:
     }
     status = mount.path.parent / "status"
     mount.sh(f"echo raise hang > a; (cat a >/dev/null 2>&1; echo $? > {status}) >/dev/null 2>&1 &")
-    wait_until(lambda: any("cat " in name for name in holders(mount.path)), 10, "cat has opened the file")
+    wait_until(lambda: any("cat " in name for name in holders(mount.path)), 120, "cat has opened the file")
     mount.signal(signal.SIGTERM)
-    assert mount.wait(30) == 0
-    wait_until(status.exists, 10, "cat returns")
-    wait_until(status.read_text, 10, "cat's exit code is written")
+    assert mount.wait(120) == 0
+    wait_until(status.exists, 120, "cat returns")
+    wait_until(status.read_text, 120, "cat's exit code is written")
     assert status.read_text().strip() == "1"
 
 
@@ -242,7 +242,7 @@ def test_a_failing_background_task_leaves_the_mountpoint_failing(memory_mount: M
     mount = memory_mount
     mount.expected.add("uncaught exception")
     mount.sh("touch a; setfattr -n user.another-host -v 'crash it' a")
-    assert mount.wait(20) == 1
+    assert mount.wait(120) == 1
     assert _errno(mount, lambda: list(mount.path.iterdir())) == "ENOTCONN"
 
 
@@ -250,10 +250,10 @@ def test_an_aborted_connection_is_no_clean_end(memory_mount: MountedDaemon) -> N
     """When the kernel cuts the connection the daemon fails; the mountpoint stays, and does not answer."""
     mount = memory_mount
     mount.expected.add("uncaught exception")
-    descriptor = within(10, lambda: os.open(mount.path / "open", os.O_CREAT | os.O_WRONLY))
+    descriptor = within(120, lambda: os.open(mount.path / "open", os.O_CREAT | os.O_WRONLY))
     # The open file keeps the mount in place, so that only the connection is cut.
     subprocess.run(["umount", "-f", "-i", "-c", str(mount.path)], check=False, capture_output=True)
-    assert mount.wait(20) == 1
+    assert mount.wait(120) == 1
     with pytest.raises(OSError, match="not connected"):
         os.close(descriptor)
     assert _errno(mount, mount.path.stat) == "ENOTCONN"

@@ -16,7 +16,7 @@ import pytest
 from tests.mount.conftest import StoredBytes, exaifs_mount
 from tests.support.disks import THOROUGH
 from tests.support.gate import Gate
-from tests.support.mounts import MountedDaemon, status_of, wait_until, within
+from tests.support.mounts import AWAY, MountedDaemon, status_of, wait_until, within
 
 pytestmark = [pytest.mark.mount, pytest.mark.embedded]
 
@@ -33,7 +33,7 @@ def used_bytes(directory: Path) -> int:
         check=False,  # files come and go while it looks
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
     )
     return int(done.stdout.splitlines()[-1].split()[0])
 
@@ -95,17 +95,17 @@ def test_a_cache_of_next_to_nothing(
             "head -c 12000000 /dev/urandom >../large;"
             " for i in $(seq 30); do head -c $((i * 3000)) ../large >../s$i; done"
         )
-        mount.sh("cp ../large large; mkdir d; for i in $(seq 30); do cp ../s$i d/; done", timeout_s=60)
+        mount.sh("cp ../large large; mkdir d; for i in $(seq 30); do cp ../s$i d/; done", timeout_s=240)
         with Watch(cache) as watch:
             for _twice in range(2):
                 mount.drop_kernel_caches()
-                mount.sh("cmp large ../large; for i in $(seq 30); do cmp d/s$i ../s$i; done", timeout_s=60)
+                mount.sh("cmp large ../large; for i in $(seq 30); do cmp d/s$i ../s$i; done", timeout_s=240)
                 mount.drop_kernel_caches()
-                mount.sh(READERS, timeout_s=60)
+                mount.sh(READERS, timeout_s=240)
         # A file that somebody has open is kept as far as it has arrived; nothing else is over the limit.
         assert watch.most_bytes <= disk_mb * MIB + 14 * MIB
         wait_until(
-            lambda: used_bytes(cache) <= disk_mb * MIB + MIB // 2, 20, "the cache is within its bound"
+            lambda: used_bytes(cache) <= disk_mb * MIB + MIB // 2, 120, "the cache is within its bound"
         )
         status = status_of(mount)
         assert status["state"] == "online"
@@ -121,7 +121,7 @@ def test_a_cache_of_next_to_nothing(
         mount.sh("truncate -s 40000 ../s29")
         mount.sh("cmp d/s30 ../s30; cmp d/s29 ../s29; mv d/s30 d/moved; cmp d/moved ../s30")
         assert stored("d/moved") == (tmp_path / "s30").read_bytes()
-        mount.sh("printf patched | dd of=large bs=1 seek=6000000 conv=notrunc status=none", timeout_s=60)
+        mount.sh("printf patched | dd of=large bs=1 seek=6000000 conv=notrunc status=none", timeout_s=240)
         mount.sh(
             "printf patched | dd of=../large bs=1 seek=6000000 conv=notrunc status=none; cmp large ../large"
         )
@@ -132,13 +132,13 @@ def test_a_file_of_sixty_times_the_cache(mount_environment: dict[str, str], tmp_
     # Over the limit of the test bucket: two files that together are sixty times the cache.
     with exaifs_mount({**mount_environment, "MAX_CACHE_SIZE_MB": "1"}, tmp_path) as mount:
         mount.sh("head -c 30000000 /dev/urandom >../a; head -c 30000000 /dev/urandom >../b")
-        mount.sh("cp ../a ../b .", timeout_s=100)
+        mount.sh("cp ../a ../b .", timeout_s=240)
         cache = tmp_path / "cache"
-        wait_until(lambda: used_bytes(cache) <= 3 * MIB // 2, 20, "what was sent is gone from the cache")
+        wait_until(lambda: used_bytes(cache) <= 3 * MIB // 2, 120, "what was sent is gone from the cache")
         mount.drop_kernel_caches()
         readers = "(cmp a ../a && echo a >../one) & (cmp b ../b && echo b >../two) & wait"
-        mount.sh(f"{readers}; cat ../one ../two", timeout_s=100)
-        wait_until(lambda: used_bytes(cache) <= 3 * MIB // 2, 20, "what was read is gone from the cache")
+        mount.sh(f"{readers}; cat ../one ../two", timeout_s=240)
+        wait_until(lambda: used_bytes(cache) <= 3 * MIB // 2, 120, "what was read is gone from the cache")
         assert status_of(mount)["state"] == "online"
 
 
@@ -178,15 +178,15 @@ def descriptors(mount: MountedDaemon) -> int:
 def test_many_files_are_written_at_once(few_descriptors: MountedDaemon, stored: StoredBytes) -> None:
     """Those for which no descriptor is left are refused, others go on; nothing is lost; later it works."""
     mount = few_descriptors
-    mount.sh("head -c 3000000 /dev/urandom >large; sha256sum large >../sum", timeout_s=90)
-    mount.sh("for i in $(seq 20); do echo $i >r$i; done", timeout_s=90)
+    mount.sh("head -c 3000000 /dev/urandom >large; sha256sum large >../sum", timeout_s=240)
+    mount.sh("for i in $(seq 20); do echo $i >r$i; done", timeout_s=240)
     mount.drop_kernel_caches()
     refused = 0
     with ExitStack() as stack:
         opened = []
         for number in range(90):
             try:
-                file = within(30, (mount.path / f"w{number}").open("wb", buffering=0).__enter__)
+                file = within(120, (mount.path / f"w{number}").open("wb", buffering=0).__enter__)
             except OSError as exc:
                 assert exc.errno in {errno.ENFILE, errno.EIO}  # noqa: PT017 - most are not refused
                 refused += 1
@@ -197,10 +197,10 @@ def test_many_files_are_written_at_once(few_descriptors: MountedDaemon, stored: 
         assert mount.sh("sha256sum -c --quiet ../sum; cat $(printf 'r%s ' $(seq 20)) | tail -1") == "20\n"
         mount.sh("mkdir d; mv r1 d; rm r2; ls >/dev/null")
         for number, file in opened:
-            within(30, lambda file=file, number=number: file.write(b"%d" % number))  # type: ignore[misc]
+            within(120, lambda file=file, number=number: file.write(b"%d" % number))  # type: ignore[misc]
     assert all(stored(f"w{number}") == b"%d" % number for number, _file in opened)
     assert mount.sh("ls | grep -c ^w") == f"{len(opened)}\n"
-    mount.sh("for i in $(seq 200 205); do echo $i >w$i; done; cat w200 w205", timeout_s=60)
+    mount.sh("for i in $(seq 200 205); do echo $i >w$i; done; cat w200 w205", timeout_s=240)
     assert stored("w205") == b"205\n"
     mount.expected |= {"request refused", "request failed"}
 
@@ -212,16 +212,11 @@ def test_unsent_files_hold_no_descriptors(
     mount = few_descriptors
     mount.sh("ls; echo x >x")
     gate.close()
-    mount.expected |= {
-        "Supabase is away; serving what is known",
-        "kept for later",
-        "not sent yet",
-        "no change feed; directories are listed again as they age",
-    }
-    mount.sh("for i in $(seq 120); do echo $i >f$i; done", timeout_s=90)
+    mount.expected |= AWAY
+    mount.sh("for i in $(seq 120); do echo $i >f$i; done", timeout_s=240)
     assert mount.sh("cat $(printf 'f%s ' $(seq 120)) | cmp - <(seq 120) && echo same") == "same\n"
     assert descriptors(mount) < 80
     gate.open()
-    wait_until(lambda: status_of(mount)["queue"]["waiting"] == 0, 90, "everything is sent")
+    wait_until(lambda: status_of(mount)["queue"]["waiting"] == 0, 120, "everything is sent")
     assert [stored(f"f{i}") for i in (1, 80, 120)] == [b"1\n", b"80\n", b"120\n"]
     assert descriptors(mount) < 80

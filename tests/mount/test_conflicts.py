@@ -111,7 +111,7 @@ def test_a_close_that_fails_discards_nothing(
     gate: Gate, mount_environment: dict[str, str], tmp_path: Path
 ) -> None:
     """The conflict is there until its bytes are safe; where the mount keeps a journal, that is enough."""
-    refusing = {**mount_environment, "EXAIFS_OFFLINE_WRITES": "refuse", "EXAIFS_REQUEST_TIMEOUT_S": "1"}
+    refusing = {**mount_environment, "EXAIFS_OFFLINE_WRITES": "refuse", "EXAIFS_REQUEST_TIMEOUT_S": "10"}
     with exaifs_mount(refusing, tmp_path) as mount:
         mount.expected |= AWAY
         mount.sh("echo there > a; cat a")

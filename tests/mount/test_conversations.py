@@ -24,7 +24,7 @@ class Rest:
         self.client = httpx.Client(
             base_url=f"{environment['SUPABASE_URL']}/rest/v1",
             headers={"apikey": key, "Authorization": f"Bearer {key}"},
-            timeout=20,
+            timeout=120,
             trust_env=False,
         )
 
@@ -63,7 +63,7 @@ def test_files_come_and_go_with_their_conversation(mount: MountedDaemon, rest: R
     assert rest.linked(two) == {f"uploads/{two}/d"}
     rest.delete(one)
     wait_until(
-        lambda: mount.sh("ls uploads") == f"{two}\n", 20, "the directory of the conversation vanishes"
+        lambda: mount.sh("ls uploads") == f"{two}\n", 120, "the directory of the conversation vanishes"
     )
     assert mount.sh(f"cat keep/c uploads/{two}/d") == "c\nd\n"
     assert mount.sh(f"ls uploads/{one}/a 2>&1 || true").endswith("No such file or directory\n")
@@ -87,14 +87,14 @@ def test_a_file_that_is_open_is_not_lost(mount: MountedDaemon, rest: Rest) -> No
             assert select.select([writer.stdout], [], [], 20)[0]
             rest.delete(name)
             # The directory goes as well: nothing in it is in the bucket.
-            wait_until(lambda: mount.sh("ls uploads") == "", 20, "the conversation's directory vanishes")
-            writer.communicate(timeout=20)
+            wait_until(lambda: mount.sh("ls uploads") == "", 120, "the conversation's directory vanishes")
+            writer.communicate(timeout=120)
         except BaseException:
             mount.kill9()
             writer.kill()
             raise
     # The directory that went comes back with the feed.
     wait_until(
-        lambda: mount.sh(f"cat uploads/{name}/a", check=False) == "new\n", 20, "the file is in the mount"
+        lambda: mount.sh(f"cat uploads/{name}/a", check=False) == "new\n", 120, "the file is in the mount"
     )
     assert rest.linked(name) == {f"uploads/{name}/a"}

@@ -35,12 +35,11 @@ def _real_tree(target: Path, files: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_a_tree_of_real_files(mount: MountedDaemon, tmp_path: Path) -> None:
     """300 files copied in are the same files from the page cache, from disk and from the server."""
     source = tmp_path / "source"
     _real_tree(source, 300)
-    mount.sh(f"cp -r {source} tree", timeout_s=120)
+    mount.sh(f"cp -r {source} tree", timeout_s=240)
     expected = mount.sh(f"cd {source}; {SUMS}")
     assert expected.count("\n") == 300
     assert mount.sh(f"cd tree; {SUMS}") == expected
@@ -51,7 +50,7 @@ def test_a_tree_of_real_files(mount: MountedDaemon, tmp_path: Path) -> None:
     mount.stop()
     shutil.rmtree(tmp_path / "cache")
     mount.start()
-    assert mount.sh(f"cd tree; {SUMS}", timeout_s=120) == expected
+    assert mount.sh(f"cd tree; {SUMS}", timeout_s=240) == expected
     assert mount.sh(f"diff -r {source} tree && echo same") == "same\n"
     listed = mount.sh("ls -lR tree | grep -c '^-'; find tree | wc -l").split()
     assert listed == ["300", mount.sh(f"find {source} | wc -l").strip()]
@@ -87,19 +86,18 @@ def test_programs_that_replace_files(mount: MountedDaemon, stored: StoredBytes) 
 )
 def test_any_name(mount: MountedDaemon, name: str) -> None:
     """Every name comes back as it was written, also from the server (promise 5)."""
-    within(30, lambda: (mount.path / name).write_bytes(name.encode()))
+    within(120, lambda: (mount.path / name).write_bytes(name.encode()))
     mount.restart()
-    assert within(30, lambda: [entry.name for entry in mount.path.iterdir()]) == [name]
-    assert within(30, (mount.path / name).read_bytes) == name.encode()
+    assert within(120, lambda: [entry.name for entry in mount.path.iterdir()]) == [name]
+    assert within(120, (mount.path / name).read_bytes) == name.encode()
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_fifty_mebibytes(mount: MountedDaemon, tmp_path: Path) -> None:
     """A file of the bucket's limit goes in and comes out; its beginning does not wait for the rest."""
     source = tmp_path / "source"
     source.write_bytes(os.urandom(50 * MIB))
-    mount.sh(f"cp {source} big && cmp big {source}", timeout_s=120)
+    mount.sh(f"cp {source} big && cmp big {source}", timeout_s=240)
     mount.stop()
     shutil.rmtree(tmp_path / "cache")
     mount.start()
@@ -108,7 +106,7 @@ def test_fifty_mebibytes(mount: MountedDaemon, tmp_path: Path) -> None:
     head_s = time.monotonic() - started
     assert first == mount.sh(f"head -c 4096 {source} | sha256sum")
     started = time.monotonic()
-    assert mount.sh(f"cmp big {source} && echo same", timeout_s=120) == "same\n"
+    assert mount.sh(f"cmp big {source} && echo same", timeout_s=240) == "same\n"
     assert head_s < 5
     assert mount.sh(f"cmp big {source} && echo same") == "same\n"
 
@@ -123,7 +121,7 @@ def test_a_file_over_the_limit(mount: MountedDaemon, stored: StoredBytes) -> Non
             file.write(b"x")
 
     with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno follows
-        within(30, write)
+        within(120, write)
     assert caught.value.errno == errno.EFBIG
     assert stored("big") in (None, b"")
 
@@ -138,7 +136,7 @@ def test_extended_attributes(mount: MountedDaemon) -> None:
         return {name: os.getxattr(path, name) for name in os.listxattr(path)}
 
     for _run in range(2):
-        found = within(30, attributes)
+        found = within(120, attributes)
         assert found["user.checksum.sha256"] == digest.encode()
         assert found["user.note"] == b"kept"
         assert found["user.mime_type"] == b"text/plain"
@@ -163,5 +161,5 @@ def test_read_only(mount_environment: dict[str, str], tmp_path: Path) -> None:
             lambda: os.setxattr(mount.path / "a", "user.x", b""),
         ):
             with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno follows
-                within(10, call)
+                within(120, call)
             assert caught.value.errno == errno.EROFS

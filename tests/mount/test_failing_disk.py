@@ -14,24 +14,18 @@ from tests.mount.conftest import StoredBytes, exaifs_mount
 from tests.support.disks import THOROUGH
 from tests.support.faulty import FaultyDisk
 from tests.support.gate import Gate
-from tests.support.mounts import MountedDaemon, status_of, wait_until, within
+from tests.support.mounts import AWAY, MountedDaemon, status_of, wait_until, within
 
 pytestmark = [pytest.mark.mount, pytest.mark.embedded]
 
 MIB = 1 << 20
 
-SAID = {
+SAID = AWAY | {
     "disk cache off for a while, going on from memory and Supabase",
     "the local index goes on in memory: the disk refuses it",
     "the local index cannot be read: directories are listed anew",
     "the local index cannot be written",
-    "request failed",
-    "will be sent later",
-    "not sent yet",
-    "kept for later",
     "unsent file would not survive a restart: the cache disk fails",
-    "no change feed; directories are listed again as they age",
-    "Supabase is away; serving what is known",
     "adopted a file that was not sent",
     "sent, but the journal cannot say so: a next run may look at it once more",
 }
@@ -60,7 +54,7 @@ def mount(
 def errno_of_write(path: Path, data: bytes) -> int:
     """Write a file as a program does; return the errno of the first call that fails, 0 if none does."""
     try:
-        within(60, lambda: path.write_bytes(data))
+        within(120, lambda: path.write_bytes(data))
     except OSError as exc:
         return exc.errno or 0
     return 0
@@ -86,13 +80,13 @@ def test_writes_to_the_disk_fail(
         "mkdir d; for i in 1 2 3; do head -c 300000 /dev/urandom >d/$i; done; cat d/* | sha256sum >../sums"
     )
     mount.sh("head -c 5000000 /dev/urandom >large; sha256sum large >../large.sum")
-    within(30, (mount.path / "renamed-later").touch)
+    within(120, (mount.path / "renamed-later").touch)
     mount.drop_kernel_caches()
     with (mount.path / "open").open("wb", buffering=0) as opened:
         opened.write(b"before")
         faulty.fail(writes=code)
         with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno follows
-            within(30, lambda: opened.write(b"x" * 100_000))
+            within(120, lambda: opened.write(b"x" * 100_000))
         assert caught.value.errno == (errno.ENOSPC if code == errno.ENOSPC else errno.EIO)
         refused = errno_of_write(mount.path / "new", b"new")
         assert refused == (errno.ENOSPC if code == errno.ENOSPC else errno.EIO)
@@ -109,9 +103,9 @@ def test_writes_to_the_disk_fail(
         assert status["state"] == "degraded"
         assert any(word in status["reason"] for word in (os.strerror(code), "full", "index"))
         faulty.fail()
-        within(30, lambda: opened.write(b" and after"))
+        within(120, lambda: opened.write(b" and after"))
     assert stored("open") == b"before and after"
-    wait_until(lambda: recovered(mount), 20, "the mount has recovered")
+    wait_until(lambda: recovered(mount), 120, "the mount has recovered")
     mount.sh("echo good >new && cat new d/1 >copy")
     assert stored("new") == b"good\n"
     mount.restart()
@@ -138,7 +132,7 @@ def test_nothing_can_be_read_either(
     assert mount.sh("ls d") == "1\n4\n"
     assert status_of(mount)["state"] == "degraded"
     faulty.fail()
-    wait_until(lambda: recovered(mount), 20, "the mount has recovered")
+    wait_until(lambda: recovered(mount), 120, "the mount has recovered")
     mount.sh("echo good >new; cat d/4 >/dev/null")
     assert stored("new") == b"good\n"
     mount.restart()
@@ -155,19 +149,19 @@ def test_what_was_acknowledged_is_sent_from_a_disk_that_takes_nothing(
     """Kept while Supabase was away, sent while the disk fails: once, and good after a crash, too."""
     mount.sh("ls; echo old >changed")
     gate.close()
-    mount.sh("for i in $(seq 20); do echo $i >$i; done; echo new >changed", timeout_s=60)
+    mount.sh("for i in $(seq 20); do echo $i >$i; done; echo new >changed", timeout_s=240)
     journal = next((tmp_path / "cache").glob("*/journal"))
     assert len(read_journal(journal).records) == 21
     faulty.fail(writes=errno.EIO)
     gate.open()
-    wait_until(lambda: stored("20") == b"20\n" and stored("changed") == b"new\n", 60, "all of it is sent")
+    wait_until(lambda: stored("20") == b"20\n" and stored("changed") == b"new\n", 120, "all of it is sent")
     assert [stored(f"{i}") for i in range(1, 21)] == [f"{i}\n".encode() for i in range(1, 21)]
     assert mount.sh("cat $(seq 20) changed | tail -2") == "20\nnew\n"
     mount.kill9()
     faulty.fail()
     mount.start()
     wait_until(
-        lambda: recovered(mount) and not read_journal(journal).records, 30, "all of it is known to be done"
+        lambda: recovered(mount) and not read_journal(journal).records, 120, "all of it is known to be done"
     )
     assert mount.sh("cat $(seq 20) changed | tail -2; ls | wc -l") == "20\nnew\n21\n"
     assert mount.sh("cat .exaifs/status.json | grep -c '\"failed\": 0'") == "1\n"

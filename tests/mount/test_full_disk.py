@@ -12,22 +12,15 @@ from exaifs.cache.journalfile import read_journal
 from tests.mount.conftest import StoredBytes, exaifs_mount
 from tests.support.disks import KINDS, SmallDisk, disk_of
 from tests.support.gate import Gate
-from tests.support.mounts import MountedDaemon, status_of, wait_until, within
+from tests.support.mounts import AWAY, MountedDaemon, status_of, wait_until, within
 
 pytestmark = [pytest.mark.mount, pytest.mark.embedded]
 
-SAID = {
+SAID = AWAY | {
     "the disk of the cache directory is full",
     "disk cache off for a while, going on from memory and Supabase",
     "the local index goes on in memory: the disk refuses it",
-    "request failed",
-    "kept for later",
-    "not sent yet",
-    "not carried out yet",
     "adopted a file that was not sent",
-    "Supabase is away; serving what is known",
-    "Supabase cannot be reached, serving what is known",
-    "no change feed; directories are listed again as they age",
 }
 
 
@@ -62,7 +55,7 @@ def test_killed_and_started_again_on_a_full_disk(
     gate.close()
     mount.sh(
         "for i in $(seq 10); do echo $i >f$i; done; echo new >changed; mv seen moved; rm removed",
-        timeout_s=60,
+        timeout_s=240,
     )
     disk.fill()
     mount.sh("cat changed; head -c 3000000 /dev/zero >big", check=False)
@@ -72,24 +65,24 @@ def test_killed_and_started_again_on_a_full_disk(
     mount.start()
     assert mount.sh("cat changed f10; ls -d removed 2>&1 | wc -l") == "new\n10\n1\n"
     gate.open()
-    wait_until(lambda: stored("f10") == b"10\n" and stored("changed") == b"new\n", 60, "it is sent")
-    wait_until(lambda: stored("moved") is not None and stored("removed") is None, 60, "names, too")
+    wait_until(lambda: stored("f10") == b"10\n" and stored("changed") == b"new\n", 120, "it is sent")
+    wait_until(lambda: stored("moved") is not None and stored("removed") is None, 120, "names, too")
     assert [stored(f"f{i}") for i in range(1, 11)] == [f"{i}\n".encode() for i in range(1, 11)]
     assert mount.sh("sed s/seen/moved/ ../sum | sha256sum -c --quiet && echo same") == "same\n"
     refused = 0
     try:
-        within(60, lambda: (mount.path / "too-big").write_bytes(bytes(30 << 20)))
+        within(120, lambda: (mount.path / "too-big").write_bytes(bytes(30 << 20)))
     except OSError as exc:
         refused = exc.errno or 0
     assert refused == errno.ENOSPC
     assert status_of(mount)["state"] == "degraded"
-    within(30, (mount.path / "too-big").unlink)
+    within(120, (mount.path / "too-big").unlink)
     disk.make_room()
-    wait_until(lambda: status_of(mount)["state"] == "online", 30, "the mount has recovered")
+    wait_until(lambda: status_of(mount)["state"] == "online", 120, "the mount has recovered")
     mount.sh("rm -f big; echo after >after")
     assert stored("after") == b"after\n"
     journal = next((disk.path / "cache").glob("*/journal"))
-    wait_until(lambda: not read_journal(journal).records, 30, "all of it is known to be done")
+    wait_until(lambda: not read_journal(journal).records, 120, "all of it is known to be done")
     mount.restart()
     assert mount.sh("ls; cat after changed") == (
         "after\nchanged\n"

@@ -31,15 +31,15 @@ def test_a_program_that_is_ended_in_close(
         command = [sys.executable, "-c", _CLOSE, str(mount.path / "d" / "stuck")]
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as program:
             try:
-                wait_until(lambda: "stuck" in mount.sh("ls d"), 30, "the new name")
+                wait_until(lambda: "stuck" in mount.sh("ls d"), 120, "the new name")
                 program.send_signal(number)
-                assert mount.sh("cat d/known; ls d", timeout_s=20).split() == ["known", "known", "stuck"]
+                assert mount.sh("cat d/known; ls d", timeout_s=240).split() == ["known", "known", "stuck"]
                 gate.open()
-                program.wait(60)
+                program.wait(120)
             finally:
                 program.kill()
         state = "getfattr --only-values -n user.exai.state d/stuck"
-        wait_until(lambda: mount.sh(state, check=False).strip() == "clean", 60, "the file to be sent")
+        wait_until(lambda: mount.sh(state, check=False).strip() == "clean", 120, "the file to be sent")
         content = mount.sh("cat d/stuck")
         assert content in {"", "bytes of the program"}
         mount.sh("echo after > d/after; cat d/after")

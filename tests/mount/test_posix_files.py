@@ -20,7 +20,7 @@ from tests.mount.conftest import StoredBytes
 from tests.support.mounts import MountedDaemon, within
 from tests.support.twins import Twins, outcome
 
-pytestmark = [pytest.mark.mount, pytest.mark.embedded, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.mount, pytest.mark.embedded]
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 AT_FDCWD = -100
@@ -57,8 +57,8 @@ os.close(fd)
 """
     path = twins.remote / "log"
     writers = [_python(script, str(path), str(number)) for number in range(4)]
-    within(60, lambda: _all_end(writers, 50))
-    lines = within(30, path.read_bytes).decode().splitlines()
+    within(120, lambda: _all_end(writers, 50))
+    lines = within(120, path.read_bytes).decode().splitlines()
     assert sorted(lines) == sorted(f"{w} {n:04d}" for w in range(4) for n in range(100))
 
 
@@ -75,11 +75,11 @@ def test_shared_memory_map(twins: Twins) -> None:
             memory[9000:9005] = b"later"
         return seen
 
-    assert within(30, write) == b"hello"
+    assert within(120, write) == b"hello"
     expected = b"." * 4000 + b"hello" + b"." * 4995 + b"later" + b"." * 995
-    assert within(30, path.read_bytes) == expected
+    assert within(120, path.read_bytes) == expected
     twins.mount.restart()
-    assert within(30, path.read_bytes) == expected
+    assert within(120, path.read_bytes) == expected
 
 
 def test_private_map_and_readers(twins: Twins) -> None:
@@ -168,8 +168,8 @@ def test_rename_of_what_is_open(twins: Twins) -> None:
 
     assert twins.agree(use)[1] == b"one two three"
     twins.mount.restart()
-    assert within(30, (twins.remote / "target").read_bytes) == b"one two three"
-    assert "user.old" not in within(30, lambda: os.listxattr(twins.remote / "target"))
+    assert within(120, (twins.remote / "target").read_bytes) == b"one two three"
+    assert "user.old" not in within(120, lambda: os.listxattr(twins.remote / "target"))
 
 
 def test_rename_flags(twins: Twins) -> None:
@@ -200,7 +200,7 @@ def test_rename_flags(twins: Twins) -> None:
             lambda f=flags: outcome(lambda: _renameat2(twins.remote / "b", twins.remote / "c", f)),  # type: ignore[misc]  # bound now
         )
         assert found == "EINVAL"
-    assert within(30, (twins.remote / "b").read_bytes) == b"b"
+    assert within(120, (twins.remote / "b").read_bytes) == b"b"
 
 
 def test_links_and_devices_are_refused(twins: Twins) -> None:
@@ -214,7 +214,7 @@ def test_links_and_devices_are_refused(twins: Twins) -> None:
             os.listdir(twins.remote),
         ]
 
-    assert within(30, use) == ["EPERM", "EPERM", ["file"]]
+    assert within(120, use) == ["EPERM", "EPERM", ["file"]]
 
 
 def test_sparse_files_and_sizes(twins: Twins) -> None:
@@ -260,8 +260,8 @@ def test_calls_that_need_help_from_the_file_system(twins: Twins) -> None:
                 os.fstat(b.fileno()).st_size,
             ]
 
-    assert within(30, use) == [10_000, 5000, errno.EOPNOTSUPP, 5, 10_000, "ENXIO", None, 20_000]
-    assert within(30, (twins.remote / "b").read_bytes)[:15_000] == b"0123456789" * 1500
+    assert within(120, use) == [10_000, 5000, errno.EOPNOTSUPP, 5, 10_000, "ENXIO", None, 20_000]
+    assert within(120, (twins.remote / "b").read_bytes)[:15_000] == b"0123456789" * 1500
 
 
 def test_locks_between_processes(twins: Twins) -> None:
@@ -286,7 +286,7 @@ with open(sys.argv[1], "r+b") as file:
             held = _all_end([_python(script, str(path))], 20)
         return [*held, *_all_end([_python(script, str(path))], 20)]
 
-    assert within(60, use) == [b"locked\nlocked\n", b"free\nfree\n"]
+    assert within(120, use) == [b"locked\nlocked\n", b"free\nfree\n"]
 
 
 def test_listing_while_names_come_and_go(twins: Twins) -> None:
@@ -393,15 +393,15 @@ def test_large_attribute_values(twins: Twins) -> None:
         path.touch()
         os.setxattr(path, "user.big", value)
 
-    within(30, put)
+    within(120, put)
     twins.mount.restart()
-    assert within(30, lambda: os.getxattr(path, "user.big")) == value
+    assert within(120, lambda: os.getxattr(path, "user.big")) == value
 
 
 def test_statfs(twins: Twins) -> None:
     """What df shows: room, the right name limit, and what is stored as used."""
-    within(30, lambda: (twins.remote / "file").write_bytes(b"x" * 1_000_000))
-    found = within(30, lambda: os.statvfs(twins.remote))
+    within(120, lambda: (twins.remote / "file").write_bytes(b"x" * 1_000_000))
+    found = within(120, lambda: os.statvfs(twins.remote))
     assert found.f_namemax == 255
     assert found.f_bavail > 0
     assert found.f_ffree > 0
@@ -428,7 +428,6 @@ def test_links_of_directories(twins: Twins) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_a_large_directory(mount: MountedDaemon, stored: StoredBytes) -> None:
     """Hundreds of names (thousands in the campaign) are listed and renamed with their directory."""
     count = int(os.environ.get("EXAIFS_TEST_NAMES", "80"))
@@ -442,9 +441,9 @@ def test_a_large_directory(mount: MountedDaemon, stored: StoredBytes) -> None:
         return sum(len(names) for _at, _dirs, names in os.walk(mount.path / name))
 
     within(max(count, 60), fill)
-    assert within(30, lambda: listed("old")) == count
+    assert within(120, lambda: listed("old")) == count
     within(max(count, 60), lambda: (mount.path / "old").rename(mount.path / "new"))
-    assert within(30, lambda: (listed("old"), listed("new"))) == (0, count)
-    assert within(10, lambda: os.readlink(mount.path / "new" / "sub" / "n00077")) == "77"
+    assert within(120, lambda: (listed("old"), listed("new"))) == (0, count)
+    assert within(120, lambda: os.readlink(mount.path / "new" / "sub" / "n00077")) == "77"
     assert stored("old/sub/n00077") is None
     assert stored("new/sub/n00077") == b"77"

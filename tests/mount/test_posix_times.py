@@ -15,7 +15,7 @@ from exaifs.model import MAX_TIME_NS
 from tests.support.mounts import within
 from tests.support.twins import Twins
 
-pytestmark = [pytest.mark.mount, pytest.mark.embedded, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.mount, pytest.mark.embedded]
 
 OLD_NS = 1_000_000_000 * 10**9 + 123_456_789
 
@@ -114,10 +114,10 @@ def test_times_are_exact_and_kept(twins: Twins) -> None:
             for n in range(len(moments))
         ]
 
-    within(30, set_all)
-    assert within(30, shown) == moments * 2
+    within(120, set_all)
+    assert within(120, shown) == moments * 2
     twins.mount.restart()
-    assert within(30, shown) == moments * 2
+    assert within(120, shown) == moments * 2
 
 
 def test_times_that_cannot_be_kept(twins: Twins) -> None:
@@ -129,8 +129,8 @@ def test_times_that_cannot_be_kept(twins: Twins) -> None:
         os.utime(path, ns=(moment_ns, moment_ns))
         return path.stat().st_mtime_ns
 
-    assert within(30, lambda: set_time(253402300799 * 10**9)) == MAX_TIME_NS
-    assert within(30, lambda: set_time(-5 * 10**9)) == 0
+    assert within(120, lambda: set_time(253402300799 * 10**9)) == MAX_TIME_NS
+    assert within(120, lambda: set_time(-5 * 10**9)) == 0
 
 
 def test_the_order_of_mtimes_is_the_order_of_writes(twins: Twins) -> None:
@@ -144,7 +144,7 @@ def test_the_order_of_mtimes_is_the_order_of_writes(twins: Twins) -> None:
         return times
 
     before = time.time_ns()
-    times = within(30, write)
+    times = within(120, write)
     assert times == sorted(times)
     assert before <= times[0]
     assert times[-1] <= time.time_ns()
@@ -169,4 +169,4 @@ def test_atime_is_relatime_like(twins: Twins) -> None:
 
     if os.geteuid() != 0:
         pytest.skip("only root can drop the kernel's caches")
-    assert within(30, use) == [True, True, True]
+    assert within(120, use) == [True, True, True]

@@ -52,7 +52,6 @@ def _upload(environment: dict[str, str], count: int) -> None:
         list(pool.map(put, range(count)))
 
 
-@pytest.mark.timeout(180)
 def test_a_thousand_files(mount: MountedDaemon, gate: CountingGate, fresh_bucket: dict[str, str]) -> None:
     """One request lists 1,000 files; after that ls, find, stat and xattrs make none (promise 6)."""
     _upload(fresh_bucket, FILES)

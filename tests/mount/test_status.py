@@ -22,7 +22,7 @@ FILE = ".exaifs/status.json"
 
 def test_any_program_can_read_it(mount: MountedDaemon) -> None:
     """Cat, dd, Python and a copy get the whole snapshot; each open a new one."""
-    wait_until(lambda: status_of(mount)["state"] == "online", 20, "the mount is online")
+    wait_until(lambda: status_of(mount)["state"] == "online", 120, "the mount is online")
     mount.sh("echo x > a; cat a")
     value = json.loads(mount.sh(f"cat {FILE}"))
     assert value["index"]["entries"] == 1
@@ -71,7 +71,7 @@ def test_nothing_below_it_can_be_changed(mount: MountedDaemon) -> None:
         lambda: os.link(mount.path / "a", directory / "a"),
     ):
         with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno follows
-            within(10, call)
+            within(120, call)
         assert caught.value.errno in {errno.EPERM, errno.EACCES, errno.EROFS}
     assert mount.sh("ls -A; cat a") == "a\nx\n"
     assert mount.sh(f"rm -rf .exaifs; cat {FILE} | head -c 1", check=False).endswith("{")
@@ -79,7 +79,7 @@ def test_nothing_below_it_can_be_changed(mount: MountedDaemon) -> None:
 
 def test_the_command_online(mount: MountedDaemon, mount_environment: dict[str, str]) -> None:
     """Words and JSON, exit code 0, and no secret."""
-    wait_until(lambda: status_of(mount)["state"] == "online", 20, "the mount is online")
+    wait_until(lambda: status_of(mount)["state"] == "online", 120, "the mount is online")
     mount.sh("echo x > a; cat a")
     code, output = exaifs({}, "status", str(mount.path))
     assert code == 0, output
@@ -94,12 +94,12 @@ def test_the_command_online(mount: MountedDaemon, mount_environment: dict[str, s
 
 def test_the_command_offline(gate: Gate, mount_environment: dict[str, str], tmp_path: Path) -> None:
     """State, since when, and what waits to be sent; exit code 1; well again when the server is back."""
-    mount_environment["EXAIFS_REQUEST_TIMEOUT_S"] = "2"
+    mount_environment["EXAIFS_REQUEST_TIMEOUT_S"] = "10"
     with exaifs_mount(mount_environment, tmp_path) as mount:
         mount.expected |= AWAY
         mount.sh("echo x > a")
         gate.close()
-        wait_until(lambda: status_of(mount)["state"] == "offline", 20, "the mount is offline")
+        wait_until(lambda: status_of(mount)["state"] == "offline", 120, "the mount is offline")
         mount.sh("echo unsent > a; mkdir d")
         found = status_of(mount)
         assert (found["queue"]["waiting"], found["queue"]["changes_waiting"]) == (1, 1)
@@ -111,7 +111,7 @@ def test_the_command_offline(gate: Gate, mount_environment: dict[str, str], tmp_
         assert "1 waiting, 0 open and changed, 1 changes of names or attributes" in output
         gate.open()
         wait_until(
-            lambda: exaifs({}, "status", str(mount.path))[0] == 0, 60, "the mount is well and all is sent"
+            lambda: exaifs({}, "status", str(mount.path))[0] == 0, 120, "the mount is well and all is sent"
         )
         assert status_of(mount)["queue"]["waiting"] == 0
 
@@ -123,7 +123,7 @@ def test_a_mount_that_hangs(mount: MountedDaemon) -> None:
         started = time.monotonic()
         code, output = exaifs({}, "status", str(mount.path))
         assert (code, "does not answer within 5 s" in output) == (4, True), output
-        assert time.monotonic() - started < 15
+        assert time.monotonic() - started < 60
     finally:
         mount.signal(signal.SIGCONT)
     assert status_of(mount)["format"] == 1

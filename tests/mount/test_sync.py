@@ -41,7 +41,7 @@ def mount(gate: Gate, mount_environment: dict[str, str], tmp_path: Path) -> Iter
 
 def waiting(mount: MountedDaemon) -> list[dict[str, Any]]:
     """Return the lines of the hidden file; reading it has everything tried."""
-    text = within(30, (mount.path / ".exaifs" / "sync").read_text)
+    text = within(120, (mount.path / ".exaifs" / "sync").read_text)
     return [json.loads(line) for line in text.splitlines()]
 
 
@@ -90,7 +90,7 @@ def test_what_is_open_is_not_waited_for(mount: MountedDaemon, stored: StoredByte
         assert holder.stdin is not None
         assert holder.stdout is not None
         try:
-            assert within(30, holder.stdout.readline) == b"ready\n"
+            assert within(120, holder.stdout.readline) == b"ready\n"
             mount.sh("echo y > closed")
             code, output = exaifs({}, "sync", str(mount.path))
             assert code == 0
@@ -98,7 +98,7 @@ def test_what_is_open_is_not_waited_for(mount: MountedDaemon, stored: StoredByte
             assert (stored("closed"), stored("open")) == (b"y\n", None)
         finally:
             holder.stdin.close()
-            holder.wait(30)
+            holder.wait(120)
     assert exaifs({}, "sync", str(mount.path))[0] == 0
     assert stored("open") == b"x"
 

@@ -122,7 +122,6 @@ async def _tree(paths: Paths, directory: str = "") -> dict[str, str]:
     return found
 
 
-@pytest.mark.timeout(90)
 async def test_concurrent_writers_with_delayed_commits(project: Project, tmp_path: Path) -> None:
     """Eight writers commit out of order; the follower misses nothing and invents nothing."""
     reader = Reader(project)

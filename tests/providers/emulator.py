@@ -195,7 +195,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._go_wrong(fault)
                 return
             if operation == "upload":
-                server.gate.wait(30)
+                server.gate.wait(600)
             with server.lock:
                 server.contract.authorize(request)
                 answer = server.contract.answer(server, request)
@@ -222,7 +222,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.kind == "reset":
             self._cut()
         elif fault.kind == "silence":
-            self.owner.stop.wait(30)
+            self.owner.stop.wait(600)
             self._cut()
         elif fault.answer is not None:
             self._send(fault.answer)
@@ -267,4 +267,4 @@ def running(server: ProviderServer) -> Iterator[ProviderServer]:
             server.stop.set()
             server.gate.set()
             http.shutdown()
-            thread.join(10)
+            thread.join(60)

@@ -9,6 +9,8 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
+from tests.support.ports import Port
+
 
 class Gate:
     """Forwards connections to a server while open; while closed it refuses them and cuts what runs.
@@ -28,9 +30,8 @@ class Gate:
         self._pairs: list[socket.socket] = []
         self._lock = threading.Lock()
         self._flowing = threading.Event()
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self._port = int(free.getsockname()[1])
-        self.url = f"http://127.0.0.1:{self._port}"
+        self._port = Port()
+        self.url = f"http://127.0.0.1:{self._port.number}"
 
     def __enter__(self) -> Self:
         self.open()
@@ -40,12 +41,13 @@ class Gate:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+        self._port.close()
 
     def open(self) -> None:
         """Let connections through."""
         self._flowing.set()
         if self._listener is None:
-            self._listener = socket.create_server(("127.0.0.1", self._port))
+            self._listener = socket.create_server(("127.0.0.1", self._port.number))
             threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def hang(self) -> None:
@@ -70,7 +72,7 @@ class Gate:
         while True:
             try:
                 near, _address = listener.accept()
-                far = socket.create_connection(self._target, timeout=10)
+                far = socket.create_connection(self._target, timeout=60)
             except OSError:
                 return
             far.settimeout(None)

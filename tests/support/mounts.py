@@ -23,14 +23,15 @@ from exaifs.mountpoint import Mount
 _T = TypeVar("_T")
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-_START_DEADLINE_S = 60.0
-_STOP_DEADLINE_S = 60.0
+_START_DEADLINE_S = 180.0
+_STOP_DEADLINE_S = 180.0
 _ALARMING = {"warning", "error", "critical"}
 
 AWAY = frozenset(
     {
         "Supabase cannot be reached, serving what is known",
         "Supabase is away; serving what is known",
+        "files of deleted conversations stay",
         "files not sent; they are kept in the cache directory for the next mount",
         "kept for later",
         "no change feed; directories are listed again as they age",
@@ -209,7 +210,7 @@ class MountedDaemon:
         """Crash the daemon; its mountpoint stays behind."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait(10)
+            self._process.wait(120)
             self._process = None
 
     def restart(self) -> None:
@@ -227,7 +228,7 @@ class MountedDaemon:
         os.sync()
         Path("/proc/sys/vm/drop_caches").write_text("3", encoding="ascii")
 
-    def sh(self, script: str, *, timeout_s: float = 30.0, check: bool = True) -> str:
+    def sh(self, script: str, *, timeout_s: float = 120.0, check: bool = True) -> str:
         """Run a shell script in the mount; return its output.
 
         Args:
@@ -250,7 +251,7 @@ class MountedDaemon:
         except subprocess.TimeoutExpired:
             self.kill9()
             os.killpg(process.pid, signal.SIGKILL)
-            process.communicate(timeout=10)
+            process.communicate(timeout=120)
             raise TimeoutError(f"{script!r} did not end within {timeout_s} s\n{self.log()}") from None
         if check and process.returncode != 0:
             raise MountError(f"{script!r} failed: {problem}\n{self.log()[-4000:]}")

@@ -32,8 +32,8 @@ MIGRATOR = "hosted_postgres"
 """Stands for the role that people get on a hosted project: no superuser, no owner of `storage`."""
 
 _STORAGE_SCHEMA = Path(__file__).with_name("storage_schema.sql").read_text(encoding="utf-8")
-_START_TIMEOUT_S = 30
-_STOP_TIMEOUT_S = 20
+_START_TIMEOUT_S = 120
+_STOP_TIMEOUT_S = 60
 
 Json = dict[str, Any]
 

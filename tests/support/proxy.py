@@ -22,6 +22,8 @@ from urllib.parse import urlsplit
 import h11
 import trio
 
+from tests.support.ports import Port
+
 Fault = Literal[
     "drop",
     "lose",
@@ -130,9 +132,8 @@ class Proxy:
         assert parts.port is not None
         self._target = (parts.hostname, parts.port)
         self._chance = random.Random(seed)
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self._port = int(free.getsockname()[1])
-        self.url = f"http://127.0.0.1:{self._port}"
+        self._port = Port()
+        self.url = f"http://127.0.0.1:{self._port.number}"
         self.weather = Weather()
         self.watch: Callable[[Moment, Exchange], None] | None = None
         """Called by the proxy's thread at each moment of each request."""
@@ -150,7 +151,7 @@ class Proxy:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        self._started.wait(10)
+        assert self._started.wait(120)
         self.serve()
         return self
 
@@ -158,7 +159,8 @@ class Proxy:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._do(self._nursery.cancel_scope.cancel)
-        self._thread.join(10)
+        self._thread.join(60)
+        self._port.close()
 
     # -- steering, from the test's thread ------------------------------------------------------------
 
@@ -195,7 +197,7 @@ class Proxy:
             self._hanging = False
             self._cut()
         if self._listener is None:
-            listener = socket.create_server(("127.0.0.1", self._port), backlog=128)
+            listener = socket.create_server(("127.0.0.1", self._port.number), backlog=128)
             listener.setblocking(False)  # noqa: FBT003 - the socket module's own signature
             self._listener = trio.socket.from_stdlib_socket(listener)
             self._nursery.start_soon(self._accept, self._listener)

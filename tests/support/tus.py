@@ -132,7 +132,7 @@ class TusServer(socketserver.ThreadingTCPServer):
 
     def hangs(self, method: str) -> bool:
         """Whether to keep silent."""
-        return method in self._stalled and not self.closing.wait(60)
+        return method in self._stalled and not self.closing.wait(120)
 
     def expect(self, fact: object, problem: str) -> None:
         """Note what a client does wrong."""

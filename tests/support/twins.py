@@ -28,18 +28,18 @@ class Twins:
     remote: Path
     local: Path
 
-    def both(self, function: Callable[[Path], Any], *, timeout_s: float = 60) -> tuple[Any, Any]:
+    def both(self, function: Callable[[Path], Any], *, timeout_s: float = 180) -> tuple[Any, Any]:
         """Call a function with each directory; return what the mount gave, and what was to be expected."""
         found = within(timeout_s, lambda: outcome(lambda: function(self.remote)))
         return found, outcome(lambda: function(self.local))
 
-    def agree(self, function: Callable[[Path], Any], *, timeout_s: float = 60) -> Any:
+    def agree(self, function: Callable[[Path], Any], *, timeout_s: float = 180) -> Any:
         """Assert that a function gives the same with each directory, errors included; return that."""
         found, expected = self.both(function, timeout_s=timeout_s)
         assert found == expected, f"the mount gave {found!r}, a local directory {expected!r}"
         return found
 
-    def sh(self, script: str, *, timeout_s: float = 60) -> str:
+    def sh(self, script: str, *, timeout_s: float = 180) -> str:
         """Run a shell script in each directory; assert the same output and tree, and return the output."""
         outputs = []
         for directory in (self.remote, self.local):

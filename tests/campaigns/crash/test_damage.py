@@ -203,7 +203,7 @@ def _recover(environment: dict[str, str], captured: Captured, damage: Damage, pl
         journal.write_bytes(damage.data)
         kept = staged(host.cache)
         host.start()
-        wrong = captured.wrong(within(60, lambda: read_all(host.path)), damage.whole_bytes)
+        wrong = captured.wrong(within(120, lambda: read_all(host.path)), damage.whole_bytes)
         assert not wrong, f"{damage.words}:\n" + "\n".join(wrong) + f"\n{host.tail()}"
         host.kill()
         assert host.traces() == [], damage.words

@@ -59,7 +59,7 @@ def run(program: str, directory: Path, source: Path, host: Host | None = None) -
         if host is not None:
             host.kill()
         os.killpg(process.pid, signal.SIGKILL)
-        process.communicate(timeout=10)
+        process.communicate(timeout=120)
         raise
     return process.returncode, output
 
@@ -85,7 +85,6 @@ def strange(tree: Mapping[str, Node], *known: Mapping[str, Node]) -> list[str]:
     ]
 
 
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("settings", MODES if SECONDS else [MODES[-1]], ids=name_of)
 def test_programs_in_bad_weather(
     embedded_supabase: dict[str, str], tmp_path: Path, source: Path, settings: Settings
@@ -109,14 +108,14 @@ def test_programs_in_bad_weather(
             shadow.parent.mkdir(exist_ok=True)
             code, output = run(program.script, shadow, source)
             assert code == 0, output
-            within(60, there.mkdir)
+            within(120, there.mkdir)
             proxy.weather = chance.choice([weathers.LIGHT, weathers.HEAVY])
             code, output = run(program.script, there, source, host)
             proxy.clear()
             if code != 0:
                 failed.append(f"{program.name}: {output}\n{host.tail(40)}")
                 host.wait_sent(90)
-                tree = within(60, lambda at=there: mounted_tree(at))  # type: ignore[misc]
+                tree = within(120, lambda at=there: mounted_tree(at))  # type: ignore[misc]
                 assert strange(tree, mounted_tree(shadow), mounted_tree(source)) == []
                 code, output = run(f"cd / && rm -rf '{there}'", there, source, host)
                 assert code == 0, output
