@@ -12,6 +12,7 @@ No lock over the network. Works under asyncio and trio.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -69,6 +70,7 @@ class Journal:
         self._waiting: list[_Step] = []
         self._forgotten: set[int] = set()
         self._reserve = Reserve(directory / _RESERVE_NAME, _RESERVE_BYTES)
+        self._identity = directory.stat()
         self._fd: int | None = None
         self._size_bytes = 0
         self._rewrite_above_bytes = 0
@@ -185,7 +187,8 @@ class Journal:
         self._reserve.fill()
 
     def _append(self, batch: Sequence[_Step]) -> None:
-        if self._fd is None:
+        self._check_directory()
+        if self._fd is None or os.fstat(self._fd).st_nlink == 0:  # a next run would not find it
             self._rewrite()
         elif self._size_bytes > self._rewrite_above_bytes:
             self._shorten()
@@ -208,6 +211,18 @@ class Journal:
             self.close()
             raise
         self._size_bytes += len(data)
+
+    def _check_directory(self) -> None:
+        """Refuse to go on where somebody cleared the cache directory: what is written would be lost.
+
+        Another process may have a directory of that name by now.
+        """
+        try:
+            ours = os.path.samestat(self._directory.stat(), self._identity)
+        except (FileNotFoundError, NotADirectoryError):
+            ours = False
+        if not ours:
+            raise OSError(errno.EIO, "the cache directory was removed while in use: mount again")
 
     def _shorten(self) -> None:
         """Rewrite a file that has grown; where that fails it goes on growing."""

@@ -325,3 +325,31 @@ def test_a_newer_format_is_refused() -> None:
 def test_what_is_no_journal(content: Any) -> None:
     """Nothing in it, and nothing raised."""
     assert parse(content, None).records == {}
+
+
+async def test_a_file_that_somebody_removed_is_written_again(tmp_path: Path) -> None:
+    """What goes to a file without a name would be gone with this process."""
+    journal, _records = open_journal(tmp_path / "journal")
+    await filled(journal, 2)
+    (tmp_path / "journal" / LOG_NAME).unlink()
+    await filled(journal, 1)
+    assert len(kept(tmp_path)) == 3
+    journal.close()
+
+
+@pytest.mark.parametrize("instead", ["nothing", "another"])
+async def test_nothing_is_acknowledged_once_the_directory_is_gone(tmp_path: Path, instead: str) -> None:
+    """Nor is the journal of whoever has a directory of that name now touched."""
+    directory = tmp_path / "journal"
+    journal, _records = open_journal(directory)
+    await filled(journal, 2)
+    directory.rename(tmp_path / "elsewhere")
+    if instead == "another":
+        other, _records = open_journal(directory)
+        await filled(other, 1)
+        other.close()
+    with pytest.raises(ExaifsError, match="removed"):
+        await filled(journal, 1)
+    journal.close()
+    assert len(kept(tmp_path)) == (1 if instead == "another" else 0)
+    assert len(read_journal(tmp_path / "elsewhere").records) == 2
