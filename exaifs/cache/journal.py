@@ -60,6 +60,8 @@ class Journal:
     def __init__(self, directory: Path, loaded: Loaded, health: DiskHealth) -> None:
         self.damaged = tuple(loaded.damaged)
         """Files with damaged records of an earlier run."""
+        self.was_missing = loaded.size_bytes < len(HEADER)
+        """Whether there was no file, not even the beginning of one: a run makes it before anything else."""
         self._directory = directory
         self._health = health
         self._threads = Threads(1)

@@ -53,7 +53,7 @@ class Adoption:
         self._last: dict[Ino, int] = {}
         self._new: set[Ino] = set()
         self._unread: set[str] = set()
-        self._lost_records = bool(self._outbox.damaged)
+        self._lost_records = self._outbox.lost_records
 
     async def run(self, records: Mapping[int, Record]) -> int:
         """Take over everything; return how many files and operations wait.

@@ -73,9 +73,9 @@ class Outbox:
         return self._operations
 
     @property
-    def damaged(self) -> Sequence[str]:
-        """Names of files with records that could not be read at the start."""
-        return [str(path) for path in self._journal.damaged]
+    def lost_records(self) -> bool:
+        """Whether there may have been records at the start that could not be read."""
+        return bool(self._journal.damaged) or self._journal.was_missing
 
     def on_news(self, act: Callable[[], None]) -> None:
         """Have something called whenever there is more to carry out."""

@@ -235,6 +235,26 @@ async def test_a_damaged_record_costs_only_itself(
         assert len(list((killed.cache / "journal").glob("damaged-*"))) == 1
 
 
+@pytest.mark.parametrize("left", [None, b"", b"exaifs-"])
+async def test_a_journal_that_is_gone_costs_no_bytes(
+    server: DoubleServer, mount: Mount, killed: Killed, left: bytes | None
+) -> None:
+    """There is none only where nothing was ever written: unsent bytes without it are kept aside."""
+    async with mount() as paths:
+        await paths.ls()
+        server.online = False
+        await paths.create("a", b"acknowledged")
+        killed.now()
+    killed.log.unlink()
+    if left is not None:
+        killed.log.write_bytes(left)
+    async with mount("killed") as paths:
+        await back(server, paths)
+        assert contents(server) == {}
+        assert killed.kept() == [b"acknowledged"]
+        assert killed.staged == []
+
+
 async def test_the_journal_is_empty_when_all_was_sent(
     server: DoubleServer, mount: Mount, tmp_path: Path
 ) -> None:
