@@ -264,6 +264,10 @@ class Index:
     def expire(self, prefix: str) -> None:
         """Do as `expire_all` with one directory."""
         self.outdate_listings()
+        self.doubt(prefix)
+
+    def doubt(self, prefix: str) -> None:
+        """Have a directory listed again when it is needed; until then what is known of it is shown."""
         self._db.execute("UPDATE loaded SET loaded_at_ns = 0 WHERE prefix = ?", (prefix,))
 
     def expire_below(self, prefix: str) -> None:

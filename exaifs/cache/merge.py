@@ -363,15 +363,19 @@ def _reveal(merge: _Merge, prefix: str) -> bool:
 
 def _prune(merge: _Merge, prefix: str) -> None:
     """Drop directories that existed only through the objects that left."""
+    is_known = True
     while prefix:
         directory = merge.index.directory(prefix)
-        if directory is None or directory.marker or directory.pending:
+        if directory is None:  # in one that was never listed
+            is_known, prefix = False, split_key(prefix[:-1])[0]
+            continue
+        if directory.marker or directory.pending:
             return
         above = directory.parent
         if merge.index.loaded_at_ns(prefix) is None:
-            merge.index.mark_unloaded(above)  # who knows: look when it is needed
+            merge.index.doubt(above)  # who knows: look when it is needed
             return
-        if merge.index.has_children(prefix):
+        if not is_known or merge.index.has_children(prefix):
             return
         merge.delete(directory)
         prefix = above

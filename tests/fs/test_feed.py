@@ -219,3 +219,20 @@ async def test_a_hanging_server_does_not_hang_a_known_directory(server: DoubleSe
         with server.hold("list_directory"), trio.fail_after(60):
             assert await paths.ls() == ["a"]
             assert await paths.ls() == ["a"]
+
+
+async def test_a_directory_that_was_never_listed_goes_with_its_last_file(
+    server: DoubleServer, mount: Mount
+) -> None:
+    """However deep that was, and of whatever else is known only that it is there."""
+    server.bucket.put("d/e/deep/f", b"1")
+    server.bucket.put("o/e/deep/f", b"2")
+    async with mount() as paths:
+        assert await paths.ls() == ["d", "o"]
+        server.bucket.remove(["d/e/deep/f"])
+        await follow(paths)
+        assert await paths.ls() == ["o"]
+        server.bucket.remove(["o/e/deep/f"])
+        await follow(paths)
+        server.online = False
+        assert await paths.ls() == ["o"]  # served from what is known
