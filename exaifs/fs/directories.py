@@ -56,6 +56,7 @@ class Directories:
         self._catalog = core.remote.catalog
         self._contact = core.contact
         self._claims = core.claims
+        self._outbox = core.changes.outbox
         self._freshness_ns = int(freshness_s * 1e9)
         self._on_change = on_change
         self._loading: dict[str, trio.Event] = {}
@@ -95,7 +96,8 @@ class Directories:
             if self._index.is_claimed(prefix):
                 if loaded:
                     return
-                raise Unreachable("a rename of this directory waits to be carried out; it was never listed")
+                await self._wait_renamed(prefix)
+                continue
             if not self._contact.worth_trying:
                 if loaded:
                     return
@@ -106,6 +108,20 @@ class Directories:
                 continue
             if await self._refresh(prefix, loaded=loaded):
                 return
+
+    async def _wait_renamed(self, prefix: str) -> None:
+        """Return once the bucket has a directory where it is here: soon, while Supabase answers.
+
+        Raises:
+            Unreachable: its rename still waits.
+        """
+        if self._outbox.overlaps(prefix) and not self._contact.offline:
+            with trio.move_on_after(_PATIENCE_S):
+                await self._outbox.wait_settled(prefix)
+                return
+        raise Unreachable(
+            f"{path_of(prefix)} was never listed, and cannot be before Supabase carries out its rename"
+        )
 
     async def _refresh(self, prefix: str, *, loaded: bool) -> bool:
         """Do as `_load`; a directory that is loaded is left as it is where that fails."""

@@ -1,8 +1,9 @@
 """Rename within the index and the bucket; see `carrier` for what the bucket can do.
 
 A file to a free name is one move; over a file the target is always the old or the new file. A directory is
-its objects moved one by one, several at a time. What takes more than one request is in the journal first:
-stopped half-way, every file is in one of the two places, and the next run finishes it.
+its objects moved one by one, several at a time, known here or not: a part that was never listed is listed
+once that was carried out. What takes more than one request is in the journal first: stopped half-way, every
+file is in one of the two places, and the next run finishes it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from exaifs.errors import (
     NotADirectory,
     NotEmpty,
     NotFound,
-    Unreachable,
 )
 from exaifs.fs.core import Core
 from exaifs.fs.directories import Directories
@@ -242,8 +242,6 @@ class Renamer:
     async def _rename_directory(self, source: Inode, target: Inode | None, renamed: Entry) -> None:
         old, new = source.entry.key, renamed.key
         self._check_lengths((entry.key for entry in self._index.below(old)), old, new)
-        if self._changes.must_wait(old, new):
-            self._check_known(old)
         if target is not None:
             await self._markers.remove(target.entry)
             self._remover.discard(target)
@@ -284,16 +282,6 @@ class Renamer:
         source.entry = self._index.by_ino(source.ino) or source.entry
         self._index.rename(source.entry, self._place(source, renamed))
         self._table.refresh([source, *below])
-
-    def _check_known(self, prefix: str) -> None:
-        """Refuse to rename, while that must wait, what was never listed: nobody could read it meanwhile.
-
-        Raises:
-            Unreachable: a directory below was never listed.
-        """
-        directories = [prefix, *(entry.key for entry in self._index.below(prefix) if entry.is_dir)]
-        if any(self._index.loaded_at_ns(one) is None for one in directories):
-            raise Unreachable("not everything in this directory is known here, and Supabase is away")
 
     def _check_lengths(self, keys: Iterable[str], old: str, new: str) -> None:
         longest = max((len(key.encode()) for key in keys), default=0)

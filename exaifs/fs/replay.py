@@ -226,8 +226,10 @@ class Replayer:
         left = await self._move_objects(old, new)
         for key, exc in left.items():
             self._conflicts.note(key, f"its directory was renamed here, it stays: {exc}")
-        revised = await self._take_on_tree(number, operation)
-        return [old] if left else [], revised
+        revised, is_there = await self._take_on_tree(number, operation)
+        if not (is_there or left):
+            self._conflicts.note(old, "renamed here, but another host has removed it")
+        return [*([old] if left else []), *([] if is_there else [new])], revised
 
     async def _move_objects(self, old: str, new: str) -> dict[str, ExaifsError]:
         """Move all that can be moved; return what stays, and why."""
@@ -243,7 +245,8 @@ class Replayer:
         moves = [(key, new + key[len(old) :]) for key in moving if key not in left]
         return left | await self._carrier.move_all(moves, replace=True, may_stay=is_final)
 
-    async def _take_on_tree(self, number: int, operation: Move) -> dict[int, Operation]:
+    async def _take_on_tree(self, number: int, operation: Move) -> tuple[dict[int, Operation], bool]:
+        """Note what has moved; return what later operations say, and whether there is such a directory."""
         old, new = operation.source, operation.entry.key
         moved: set[str] = set()
         revised: dict[int, Operation] = {}
@@ -260,7 +263,10 @@ class Replayer:
         if entry is not None:
             self._relocation.drop_unmoved(entry.key, moved)
             await self._keep_again(*self._table.below(entry.key))
-        return revised
+        needed = (
+            entry is None or entry.pending or entry.ino in waiting or self._index.has_children(entry.key)
+        )
+        return revised, bool(moved) or needed
 
     async def _keep_collisions(
         self, old: str, new: str, moving: Mapping[str, ObjectRecord]
@@ -325,7 +331,7 @@ class Replayer:
         plain = [key for key in keys if not key.endswith("/")]
         for prefix in set(keys) - set(plain):
             self._index.expire_below(prefix)
-            self._index.mark_unloaded(prefix[: prefix[:-1].rfind("/") + 1])
+            self._index.expire(split_key(prefix[:-1])[0])
         with self._index.view() as view:
             try:
                 found = await self._carrier.look(plain) if plain else {}

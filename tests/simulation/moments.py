@@ -19,7 +19,8 @@ import trio
 
 from exaifs.cache.conflicts import list_conflicts
 from exaifs.errors import Unreachable
-from exaifs.model import AttributeChange, Handle, Ino
+from exaifs.model import AttributeChange, Handle, Ino, Posix
+from exaifs.remote.interface import Upload
 from tests.simulation.trees import (
     Node,
     Tree,
@@ -91,7 +92,8 @@ class Program:
         self.server = DoubleServer()
         self.cache = self.directory / "cache"
         for key, data in self.known.items():
-            self.server.bucket.put(key, data)
+            theirs = Upload(hashlib.sha256(data).hexdigest(), "text/plain", Posix(mode=0o644), key)
+            self.server.bucket.put(key, data, "text/plain", theirs)
         self._newest = stored(self.server)
         self.allowed: set[Tree] = {tree_of(self._newest)}
         self.doubt: frozenset[Tree] = frozenset()
@@ -443,6 +445,10 @@ class Program:
     async def _lose(self, operation: str, after: str) -> None:
         """Have the next such request fail, before or after it did what was asked."""
         self.server.inject(operation, Unreachable("lost"), after=after == "after")
+
+    async def _list(self, path: str) -> None:
+        """Have the mount know the names in a directory."""
+        await self.paths.ls(path)
 
     async def _wait(self) -> None:
         await trio.sleep(choose(self.chance, [0.005, 0.02, 0.1, 1.0, 40.0]))

@@ -33,6 +33,10 @@ from tests.support.double import DoubleServer
 TEMPORARY = (Unreachable, Busy)
 NAMES = ("a", "b", "c")
 SHARED = ("s/a", "s/b", "s/d", "s/d/a", "s/d/b", "s/e")
+FAR = {name: name.encode() * 9 for name in ("x", "deep/y", "deep/down/z")}
+"""Files of a third host, in a directory that goes by one name or another, and is seldom listed."""
+
+FAR_NAMES = ("s/far", "s/near")
 SHARED_BYTES = 60
 """All shared contents are as long, so that two writers of one mount cannot blend: the later covers all."""
 
@@ -81,6 +85,8 @@ class Storm:
     def __post_init__(self) -> None:
         self.chance = random.Random(self.seed)
         self.server = DoubleServer()
+        for name, data in FAR.items():
+            self.server.bucket.put(f"{FAR_NAMES[0]}/{name}", data)
         rate = choose(self.chance, [0.0, 0.02, 0.1, 0.3])
         self.weather = Weather(self.chance, rate, choose(self.chance, [0.01, 0.5, 3.0]))
         self._tag = 0
@@ -330,7 +336,7 @@ class Storm:
         path, other = choose(self.chance, SHARED), choose(self.chance, SHARED)
         verb = choose(
             self.chance,
-            ["make", "make", "write", "read", "unlink", "rename", "mkdir", "rmdir", "ls", "chmod"],
+            ["make", "make", "write", "read", "unlink", "rename", "mkdir", "rmdir", "ls", "chmod", "far"],
         )
         try:
             await self._chaos(kernel, verb, path, other)
@@ -353,6 +359,8 @@ class Storm:
                 await kernel.rmdir(path)
             case "ls":
                 await kernel.ls("s")
+            case "far":
+                await self._move_far(kernel)
             case _:
                 change = AttributeChange(mode=choose(self.chance, [0o600, 0o644]))
 
@@ -360,6 +368,12 @@ class Storm:
                     await kernel.fs.namespace.setattr(ino, change, None)
 
                 await kernel.call_ino(path, act)
+
+    async def _move_far(self, kernel: Kernel) -> None:
+        old, new = self.chance.sample(FAR_NAMES, 2)
+        if self.chance.random() < 0.2:
+            await kernel.ls(old)
+        await kernel.rename(old, new)
 
     async def _touch(self, kernel: Kernel, verb: str, path: str) -> None:
         if verb == "make":
@@ -387,6 +401,8 @@ class Storm:
             check_database(self.directory / name / "index.db")
         for private in self.privates:
             self._check_private(private)
+        there = {stored.data for stored in self.server.bucket.objects.values()}
+        assert there >= set(FAR.values()), f"lost: {set(FAR.values()) - there}"
 
     async def _send_all(self, cache: Path) -> None:
         """Mount once more, and have everything sent that was kept."""

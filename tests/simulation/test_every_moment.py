@@ -60,6 +60,25 @@ JOINED = (
 """Programs whose changes of rows are joined while they wait, before and after what must lie between."""
 
 
+FAR = {"d/f": b"d/f", "d/s/f": b"d/s/f", "d/s/t/f": b"d/s/t/f", "o/f": b"o/f"}
+UNLISTED = (
+    ("offline", "rename d e", "mkdir d", "write d/f", "adorn d/f"),
+    ("list d", "offline", "rename d e", "write e/f", "unlink e/f", "rename e/s g", "adorn g", "write e/s"),
+    ("offline", "rename d t", "rename o d", "rename t o", "wait", "online"),
+    (
+        "lose move after",
+        "rename d e",
+        "lose move before",
+        "rename e d",
+        "lose list_tree after",
+        "rename d o2",
+    ),
+    ("list d", "list d/s", "offline", "rename d/s s", "rename d s/d", "adorn s/d", "wait", "online"),
+    ("offline", "mkdir b", "rename d b/d", "rename b c", "rename o b", "online", "rename c/d d"),
+)
+"""Programs that rename directories of which not all names are known."""
+
+
 def play(seed: int, steps: Sequence[str] | None = None, known: Mapping[str, bytes] | None = None) -> None:
     """Play one program, and every next run; on failure say which, and what happened until then."""
 
@@ -107,6 +126,13 @@ def _run(act: Callable[[], Awaitable[None]], *instruments: trio.abc.Instrument) 
 def test_a_kill_while_changes_are_joined_loses_none_of_them(steps: Sequence[str]) -> None:
     """Attributes that were acknowledged are there, whichever record had them."""
     play(1, steps)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("steps", UNLISTED)
+def test_a_kill_while_what_was_never_listed_is_renamed_loses_nothing(steps: Sequence[str]) -> None:
+    """All of it is under the new name, or where the call that was under way had not yet taken it."""
+    play(1, steps, FAR)
 
 
 @pytest.mark.timeout(SIMULATE_S + 900)

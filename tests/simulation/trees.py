@@ -36,7 +36,7 @@ class Node:
 
     kind: str
     data: bytes | None = b""
-    """None: not to be had while offline."""
+    """None: not to be had while offline; of a directory: nor are its names."""
     mode: int = 0o644
     xattrs: tuple[tuple[str, bytes], ...] = ()
     mtime_ns: int | None = None
@@ -65,7 +65,8 @@ def tree_of(nodes: dict[str, Node]) -> Tree:
 
 def is_tree(found: dict[str, Node], tree: Tree) -> bool:
     """Tell whether a tree is what was found."""
-    wanted = dict(tree)
+    hidden = tuple(f"{path}/" for path, node in found.items() if node.kind == "dir" and node.data is None)
+    wanted = {path: node for path, node in tree if not path.startswith(hidden)}
     return wanted.keys() == found.keys() and all(node.matches(found[path]) for path, node in wanted.items())
 
 
@@ -120,9 +121,10 @@ async def shown(paths: Paths, directory: str = "") -> dict[str, Node]:
         attributes = await paths.stat(path)
         mode = stat.S_IMODE(attributes.mode)
         if attributes.is_dir:
+            below = await _below(paths, path)
             xattrs = await _xattrs(paths, path)
-            nodes[path] = Node("dir", mode=mode, xattrs=xattrs)
-            nodes |= await shown(paths, path)
+            nodes[path] = Node("dir", None if below is None else b"", mode, xattrs)
+            nodes |= below or {}
         elif stat.S_ISLNK(attributes.mode):
             nodes[path] = Node("symlink", await _read_link(paths, path), mode)
         else:
@@ -130,6 +132,14 @@ async def shown(paths: Paths, directory: str = "") -> dict[str, Node]:
             assert data is None or attributes.size_bytes == len(data), path
             nodes[path] = Node("file", data, mode, await _xattrs(paths, path), attributes.mtime_ns)
     return nodes
+
+
+async def _below(paths: Paths, directory: str) -> dict[str, Node] | None:
+    try:
+        await paths.ls(directory)
+    except Unreachable:
+        return None
+    return await shown(paths, directory)
 
 
 async def _read(paths: Paths, path: str) -> bytes | None:
