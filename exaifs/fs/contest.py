@@ -68,8 +68,7 @@ class Contest:
         """Return what another host has put under an inode's key; asked only if there may be something."""
         staged, key = inode.staged, inode.entry.key
         assert staged is not None
-        there = self._index.file(inode.entry.parent, inode.entry.component)
-        replaced = there is not None and there.ino != inode.ino and not there.pending
+        replaced = self._is_replaced(inode)
         # What was kept may have waited long; of a name that was made here answers change nothing.
         waited = staged.ever_kept or staged.predecessor is not None
         if not (replaced or waited or self._index.take_contested(key)):
@@ -96,7 +95,10 @@ class Contest:
     async def is_foreign(self, inode: Inode, staged: Staged, record: ObjectRecord) -> bool:
         """Tell whether what is in the bucket is neither what ours replaces, nor ours already."""
         base = None if inode.entry.pending else inode.entry
-        if base is not None and base.same_content(record):
+        if base is not None and base.version == record.version:
+            return False
+        # Equal bytes are what ours replaces, too, unless the name has stood for others since.
+        if base is not None and base.same_content(record) and not self._is_replaced(inode):
             return False
         if record.write_id in staged.write_ids:
             return False  # an upload of ours whose answer was lost
@@ -110,6 +112,11 @@ class Contest:
                 return True  # not even as long as its row says
             sha256 = self._contents.sha256_of(record.ref)
         return sha256 not in {await staged.sha256(), *staged.sent}
+
+    def _is_replaced(self, inode: Inode) -> bool:
+        """Tell whether the name stands for another file by now."""
+        there = self._index.file(inode.entry.parent, inode.entry.component)
+        return there is not None and there.ino != inode.ino and not there.pending
 
     async def set_aside(
         self, inode: Inode, staged: Staged, reason: str, record: ObjectRecord | None = None

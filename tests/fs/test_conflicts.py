@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from exaifs.errors import Stale, Unreachable
+from exaifs.errors import Busy, Stale, Unreachable
 from exaifs.model import Handle
 from tests.fs.conftest import Mount
 from tests.fs.scenes import kept_aside, sent
@@ -155,3 +155,27 @@ async def _opened(paths: Paths, path: str) -> Handle:
     async with paths.inode(path) as ino:
         opened = await paths.fs.files.open(ino, os.O_WRONLY | os.O_TRUNC, CALLER)
     return opened.handle
+
+
+async def test_an_older_close_does_not_come_back_over_a_newer_one(
+    server: DoubleServer, mount: Mount, tmp_path: Path
+) -> None:
+    """An upload without an answer made the name another file, which was written again, as it was before."""
+    async with mount() as paths:
+        await paths.create("f", b"")
+        server.online = False
+        await paths.overwrite("f", b"between")
+        server.inject("commit", Busy("later"))
+        server.online = True
+        paths.fs.core.contact.succeeded()
+        with trio.fail_after(60):
+            while server.bucket.objects["f"].data != b"between":  # noqa: ASYNC110 - no event tells
+                await trio.sleep(0.01)
+        await follow(paths)
+        await paths.overwrite("f", b"")
+        assert server.bucket.objects["f"].data == b""
+        paths.fs.writes.sender.hurry()
+        await sent(paths)
+        assert server.bucket.objects["f"].data == b""
+        assert await paths.read("f") == b""
+        assert kept_aside(tmp_path / "cache") == [b"between"]
