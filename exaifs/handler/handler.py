@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import SecretStr
 
@@ -41,8 +41,9 @@ class UnifiedFileHandler:
             file_id = await handler.upload_file("report.pdf", {"continuation_id": "c-42"})
             data, metadata = await handler.download_file(file_id)
 
-    Instead of `async with`, `await open()` and `await aclose()` may be called, from any task; a handler
-    that nobody closes ends with its event loop. All methods may be called concurrently, in that loop.
+    Instead of `async with`, `await open()` and `await aclose()` may be called, from any task; what nobody
+    opens the first call opens, and what nobody closes ends with its event loop. All methods may be called
+    concurrently, in that loop.
 
     Without SUPABASE_URL or a key, `is_enabled` is False, opening does nothing, and every other method
     raises `ConfigError`; only `exaifs.file_id_for` falls back to the local file.
@@ -90,6 +91,7 @@ class UnifiedFileHandler:
             flag, colon, problem = str(exc).partition(":")
             raise ConfigError(f"{_ARGUMENTS.get(flag, flag)}{colon}{problem}") from None
         self._owned: Owned[FileService] | None = None
+        self._state: Literal["new", "open", "closed"] = "new"
 
     @property
     def is_enabled(self) -> bool:
@@ -107,16 +109,22 @@ class UnifiedFileHandler:
             ConfigError: a key that cannot be one, or a cache directory that cannot be used.
             ExaifsError: it is open already.
         """
-        if self._owned is not None and not self._owned.has_ended:
+        if self._state == "open" and (self._owned is None or not self._owned.has_ended):
             raise ExaifsError("the handler is open already")
-        self._owned = Owned(self._serving())
+        self._state = "open"
         if self.is_enabled:
             try:
-                await self._owned.open()
+                await self._ensure().open()
             except BaseException:
-                self._owned = None
+                await self.aclose()
                 raise
         return self
+
+    def _ensure(self) -> Owned[FileService]:
+        """Return what is open, or a new one where nothing is, or the event loop has ended meanwhile."""
+        if self._owned is None or self._owned.has_ended:
+            self._owned = Owned(self._serving())
+        return self._owned
 
     @asynccontextmanager
     async def _serving(self) -> AsyncGenerator[FileService]:
@@ -138,26 +146,27 @@ class UnifiedFileHandler:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        owned, self._owned = self._owned, None
+        owned, self._owned, self._state = self._owned, None, "closed"
         if owned is not None:
             await owned.close()
 
     async def _call(self, work: Callable[[FileService], Awaitable[T]]) -> T:
-        """Let the service do something.
+        """Let the service do something; open it if nobody has.
 
         Raises:
             ConfigError: no project is configured.
-            ExaifsError: the handler is not open, or was closed meanwhile.
+            ExaifsError: the handler was closed, before or meanwhile.
         """
-        service = None if self._owned is None else self._owned.value
-        if service is None:
-            if not self.is_enabled:
-                self._config.require_remote()
-            raise ExaifsError("the handler is not open: use `async with`, or await open() first")
+        if not self.is_enabled:
+            self._config.require_remote()
+        if self._state == "closed":
+            raise ExaifsError("the handler was closed: open() opens it again")
+        owned = self._ensure()
+        service = await owned.open()
         try:
             return await work(service)
         except Exception as exc:
-            if self._owned is None or self._owned.value is not service:
+            if self._owned is not owned:
                 raise ExaifsError("the handler was closed before this was done") from exc
             raise
 

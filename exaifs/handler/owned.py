@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class Owned(Generic[T]):
-    """What a context manager gives, until `close` or the end of the event loop. Opened once.
+    """What a context manager gives, until `close` or the end of the event loop. Entered once.
 
     Args:
         manager: entered and left by one task.
@@ -39,30 +39,24 @@ class Owned(Generic[T]):
         self._task: object = None
 
     @property
-    def value(self) -> T | None:
-        """What the manager gave; None: it is not entered yet, or left."""
-        return self._value
-
-    @property
     def has_ended(self) -> bool:
         """Whether it was left, by `close` or with its event loop."""
         return self._ended.is_set()
 
-    async def open(self) -> None:
-        """Enter it.
+    async def open(self) -> T:
+        """Enter it, or wait until it is entered; return what it gives.
 
         Raises:
             Exception: what entering raises.
         """
-        self._task = _spawn(self._live)
-        try:
-            await self._entered.wait()
-        except BaseException:
-            await self.close()
-            raise
-        self._raise_error()
+        if self._task is None:
+            self._task = _spawn(self._live)
+        await self._entered.wait()
+        if self._error is not None:
+            raise self._error
         if self._value is None:
-            raise ExaifsError("the event loop is ending")
+            raise ExaifsError("the handler was closed, or its event loop is ending")
+        return self._value
 
     async def close(self) -> None:
         """Leave it, if it was opened; this is not cut short, because a half of it cannot be left.
@@ -72,15 +66,12 @@ class Owned(Generic[T]):
         """
         if self._task is None:
             return
+        has_entered = self._value is not None
         self._closing.set()
         with anyio.CancelScope(shield=True):
             await self._ended.wait()
-        self._raise_error()
-
-    def _raise_error(self) -> None:
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
+        if self._error is not None and has_entered:
+            raise self._error
 
     async def _live(self) -> None:
         try:

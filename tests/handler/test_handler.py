@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 import exaifs
-from exaifs import UnifiedFileHandler, file_id_for
+from exaifs import FilePage, UnifiedFileHandler, file_id_for
 from exaifs.errors import (
     BucketMissing,
     ConfigError,
@@ -127,8 +127,6 @@ async def test_what_leaves_the_host(
 async def test_opened_by_hand(make_handler: Make, local: Write) -> None:
     """`open` and `aclose` do what the context manager does; each once."""
     handler = make_handler()
-    with pytest.raises(ExaifsError, match="not open"):
-        await handler.stat("x")
     assert await handler.open() is handler
     try:
         with pytest.raises(ExaifsError, match="already"):
@@ -137,7 +135,7 @@ async def test_opened_by_hand(make_handler: Make, local: Write) -> None:
     finally:
         await handler.aclose()
     await handler.aclose()
-    with pytest.raises(ExaifsError, match="not open"):
+    with pytest.raises(ExaifsError, match="was closed"):
         await handler.stat("x")
     async with handler:
         assert len((await handler.list_files()).files) == 1
@@ -185,6 +183,31 @@ def test_nothing_is_printed(fresh_bucket: dict[str, str], kimi: ProviderServer, 
 
 
 @pytest.mark.embedded
+async def test_opened_by_nobody(make_handler: Make, local: Write) -> None:
+    """The first calls open it, once, and trouble with that is theirs; it can be closed."""
+    handler = make_handler()
+    files: list[FilePage] = []
+
+    async def look() -> None:
+        files.append(await handler.list_files())
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(5):
+            tasks.start_soon(look)
+    assert [page.files for page in files] == [()] * 5
+    file_id = await handler.upload_file(local("a", b"x"))
+    async with handler:
+        assert (await handler.download_file(file_id))[0] == b"x"
+    with pytest.raises(ExaifsError, match="was closed"):
+        await handler.list_files()
+    broken = UnifiedFileHandler("http://127.0.0.1:9", "key", "/proc/nowhere")
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="cache directory"):
+            await broken.list_files()
+    await broken.aclose()
+
+
+@pytest.mark.embedded
 async def test_opened_and_closed_by_other_tasks(make_handler: Make) -> None:
     """As test fixtures and the start and stop hooks of web frameworks do."""
     handler = make_handler()
@@ -193,7 +216,7 @@ async def test_opened_and_closed_by_other_tasks(make_handler: Make) -> None:
     assert (await handler.list_files()).files == ()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(handler.aclose)
-    with pytest.raises(ExaifsError, match="not open"):
+    with pytest.raises(ExaifsError, match="was closed"):
         await handler.list_files()
     async with handler:
         assert (await handler.list_files()).files == ()
