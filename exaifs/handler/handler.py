@@ -109,7 +109,7 @@ class UnifiedFileHandler:
             ConfigError: a key that cannot be one, or a cache directory that cannot be used.
             ExaifsError: it is open already.
         """
-        if self._state == "open" and (self._owned is None or not self._owned.has_ended):
+        if self._state == "open" and not self._is_over:
             raise ExaifsError("the handler is open already")
         self._state = "open"
         if self.is_enabled:
@@ -117,12 +117,18 @@ class UnifiedFileHandler:
                 await self._ensure().open()
             except BaseException:
                 await self.aclose()
+                self._state = "new"
                 raise
         return self
 
+    @property
+    def _is_over(self) -> bool:
+        """Whether it ended with its event loop."""
+        return self._owned is not None and self._owned.has_ended
+
     def _ensure(self) -> Owned[FileService]:
-        """Return what is open, or a new one where nothing is, or the event loop has ended meanwhile."""
-        if self._owned is None or self._owned.has_ended:
+        """Return what is open, or is to be opened."""
+        if self._owned is None or self._is_over:
             self._owned = Owned(self._serving())
         return self._owned
 
@@ -157,7 +163,7 @@ class UnifiedFileHandler:
             ConfigError: no project is configured.
             ExaifsError: the handler was closed, before or meanwhile.
         """
-        if not self.is_enabled:
+        if self._owned is None and not self.is_enabled:
             self._config.require_remote()
         if self._state == "closed":
             raise ExaifsError("the handler was closed: open() opens it again")

@@ -64,7 +64,7 @@ class Owned(Generic[T]):
         Raises:
             Exception: what leaving raises.
         """
-        if self._task is None:
+        if self._task is None or self.has_ended:
             return
         has_entered = self._value is not None
         self._closing.set()
