@@ -15,9 +15,12 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Generic, TypeVar
 
 import anyio
+import structlog
 import trio
 
 from exaifs.errors import ExaifsError
+
+_log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -80,6 +83,10 @@ class Owned(Generic[T]):
                 await self._closing.wait()
         except Exception as exc:  # noqa: BLE001 - raised where somebody waits
             self._error = exc
+            if self._entered.is_set() and not self._closing.is_set():
+                _log.exception(
+                    "what works in the background of a handler failed; the next call begins anew"
+                )
         finally:
             self._value = None
             self._entered.set()
