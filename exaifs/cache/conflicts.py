@@ -99,11 +99,15 @@ def describe(
         os.fsync(fd)
     finally:
         os.close(fd)
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump({"format": _FORMAT, **asdict(conflict)}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(final)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump({"format": _FORMAT, **asdict(conflict)}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(final)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
     sync_directory(data.parent)
     return conflict
 

@@ -64,6 +64,7 @@ class Conflicts:
                 )
             )
         except OSError as exc:
+            data.unlink(missing_ok=True)  # the staged file has them still, for the next attempt
             raise ExaifsError(f"the bytes that lost a conflict cannot be kept: {exc}") from exc
         staged.close()
         self._tell(conflict)

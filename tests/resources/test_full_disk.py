@@ -236,3 +236,23 @@ async def test_a_start_on_a_full_disk(server: DoubleServer, disk: SmallDisk, mou
     assert server.bucket.objects["unsent"].data == b"unsent"
     async with mount() as paths:
         assert await paths.ls() == ["unsent"]
+
+
+async def test_a_conflict_that_cannot_be_kept_leaves_nothing_behind(
+    server: DoubleServer, disk: SmallDisk, mount: Mount
+) -> None:
+    """It is tried again until there is room, and then there are its bytes, once."""
+    async with mount() as paths:
+        await paths.create("f", b"old")
+        server.online = False
+        await paths.overwrite("f", b"ours")
+        server.bucket.put("f", b"theirs")
+        disk.use_up_inodes()  # a second name of the bytes needs none, their description does
+        server.online = True
+        for _attempt in range(3):
+            assert await paths.fs.drain(1.0) == 1
+        disk.give_inodes_back()
+        assert await paths.fs.drain(10.0) == 0
+    kept = sorted((disk.path / "cache" / "conflicts").iterdir())
+    assert [path.suffix for path in kept] == [".data", ".json"]
+    assert kept[0].read_bytes() == b"ours"
