@@ -46,8 +46,8 @@ def command(
     """Wait until everything written at PATH or below it so far is in Supabase.
 
     What waits is tried at once, whatever it was waiting for. The exit code is 0 when all of it is in
-    Supabase, and 1 when some is left: refused for good, or the time was up. Files that programs have open
-    and changed are named; nobody has been told that those are safe.
+    Supabase, and 1 when some is left (refused for good, or the time was up), or there is no such path.
+    Files that programs have open and changed are named; nobody has been told that those are safe.
     """
     session.debug = session.debug or log_level == "debug"
     directory, inside = mount_above(path)

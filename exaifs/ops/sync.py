@@ -11,11 +11,22 @@ from pathlib import Path
 from typing import Any, Final
 
 from exaifs import mountpoint
-from exaifs.errors import MountError
-from exaifs.ops.status import read_hidden
+from exaifs.errors import MountError, NotFound
+from exaifs.ops.status import DEADLINE_S, read_hidden
+from exaifs.processes import ask_child
 
 _PACE_S: Final = 0.25
 _MAX_PACE_S: Final = 2.0
+
+_IS_THERE: Final = """
+import os, sys
+try:
+    os.lstat(sys.argv[1])
+except (FileNotFoundError, NotADirectoryError):
+    sys.stdout.write("no")
+except OSError:
+    pass
+"""
 
 Line = dict[str, Any]
 """One thing that waits; `fs.waiting.Waiting` says what it holds."""
@@ -121,6 +132,7 @@ def wait(
 
     Raises:
         MountError: the mount does not answer.
+        NotFound: there is no such path, and nothing of it waits.
     """
     started_s = time.time()
     end = None if timeout_s is None else time.monotonic() + timeout_s
@@ -129,6 +141,8 @@ def wait(
     while True:
         left = look(directory, inside)
         if newest is None:
+            if not (left.waiting or left.failed or left.open) and _is_absent(directory, inside):
+                raise NotFound(f"{directory / inside}: no such file or directory, and nothing waits there")
             newest = max((line["number"] or 0 for line in left.waiting), default=0)
         # What was written after the start is somebody else's to wait for.
         left.waiting[:] = [line for line in left.waiting if _is_older(line, started_s, newest)]
@@ -137,6 +151,11 @@ def wait(
             return left
         time.sleep(pace_s)
         pace_s = min(_MAX_PACE_S, pace_s * 1.3)
+
+
+def _is_absent(directory: Path, inside: str) -> bool:
+    """Tell whether a path is known not to be there; a mount that hangs cannot hold this up."""
+    return ask_child(_IS_THERE, directory / inside, DEADLINE_S) == b"no"
 
 
 def _is_older(line: Line, started_s: float, newest: int) -> bool:

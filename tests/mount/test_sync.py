@@ -103,6 +103,14 @@ def test_what_is_open_is_not_waited_for(mount: MountedDaemon, stored: StoredByte
     assert stored("open") == b"x"
 
 
+def test_a_path_that_is_not_there_is_an_error(mount: MountedDaemon) -> None:
+    """Else a slip of the pen reads as "everything is in Supabase"; a removal that waits is waited for."""
+    mount.sh("mkdir d; echo x > d/f; rm d/f")
+    code, output = exaifs({}, "sync", str(mount.path / "d/g"))
+    assert (code, "no such file" in output) == (1, True)
+    assert exaifs({}, "sync", str(mount.path / "d"))[0] == 0
+
+
 def test_a_path_outside_is_refused(mount: MountedDaemon, tmp_path: Path) -> None:
     """Exit code 4, saying so, and what is mounted."""
     code, output = exaifs({}, "sync", str(tmp_path))
