@@ -14,6 +14,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from pydantic import AliasChoices
+
+from exaifs.config import Config
 
 REPOSITORY = Path(__file__).parent.parent
 LITE_DIR = Path(os.environ.get("EXAIFS_LITE_DIR", REPOSITORY / ".exaifs" / "lite"))
@@ -24,10 +27,50 @@ START_TIMEOUT_S = 600.0
 STOP_TIMEOUT_S = 120.0
 
 
-def pytest_configure() -> None:
-    """Hear Ctrl-C: background jobs of a shell ignore it, and so would every program of the tests."""
+GIVEN = dict(os.environ)
+"""The environment as it was before `pytest_configure`, for tests that are told by it what to reach."""
+
+_PROXIES = {f"{name}_proxy" for name in ("http", "https", "all", "no")}
+_OF_PROGRAMS = {"CDPATH", "BASH_ENV", "ENV", "POSIXLY_CORRECT", "GREP_OPTIONS", "NOTIFY_SOCKET"}
+_OF_PRINTING = {"COLUMNS", "NO_COLOR", "FORCE_COLOR"}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have the tests find on every machine what they find on a new one.
+
+    They hear Ctrl-C: background jobs of a shell ignore it, and so would every program of the tests. New
+    files have the usual permissions. No setting of exaifs, no proxy, and nothing that a git hook or a
+    service manager leaves to its programs reaches them.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.umask(0o022)
+    # Processes of pytest-xdist inherit the environment from the first one: each clears its own.
+    if config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput"):
+        return
+    for name in GIVEN:
+        if (
+            name in _setting_names() | _OF_PROGRAMS | _OF_PRINTING
+            or name.lower() in _PROXIES
+            or name.startswith(("PG", "GIT_"))
+        ):
+            del os.environ[name]
+
+
+def _setting_names() -> set[str]:
+    """Return the variables that exaifs reads, but for those that say where it is installed."""
+    aliases = [field.validation_alias for field in Config.model_fields.values()]
+    return {str(name) for alias in aliases if isinstance(alias, AliasChoices) for name in alias.choices}
+
+
+@pytest.fixture(scope="session")
+def way_out() -> Iterator[None]:
+    """Give tests that leave this machine its proxies."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in GIVEN.items():
+            if name.lower() in _PROXIES:
+                patch.setenv(name, value)
+        yield
 
 
 def environment_for(supabase: dict[str, str]) -> dict[str, str]:

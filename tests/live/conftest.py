@@ -7,31 +7,32 @@ its storage keeps each key component as one file name. Only buckets called exaif
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from tests.conftest import GIVEN
 from tests.support.http_world import HttpWorld, Server, open_world
 from tests.support.world import BadKey
 
 
 @pytest.fixture(scope="session")
-def live_server() -> Iterator[Server]:
+def live_server(way_out: None) -> Iterator[Server]:
     """Name the server; without one the tests are skipped where they are collected."""
-    url = os.environ["SUPABASE_URL"]
-    key = os.environ["SUPABASE_SERVICE_ROLE_KEY"]
+    assert way_out is None
+    url = GIVEN["SUPABASE_URL"]
+    key = GIVEN["SUPABASE_SERVICE_ROLE_KEY"]
     bad_keys: dict[BadKey, str] = {
         "wrong": key[:-8] + key[-8:].swapcase(),
-        "anon": os.environ.get("ANON_KEY", ""),
-        "expired": os.environ.get("EXPIRED_KEY", ""),
+        "anon": GIVEN.get("ANON_KEY", ""),
+        "expired": GIVEN.get("EXPIRED_KEY", ""),
     }
     server = Server(
         url=url,
         key=key,
         bad_keys={name: bad_key for name, bad_key in bad_keys.items() if bad_key},
         is_real=True,
-        long_components=os.environ.get("EXAIFS_TEST_LONG_COMPONENTS", "1") != "0",
+        long_components=GIVEN.get("EXAIFS_TEST_LONG_COMPONENTS", "1") != "0",
     )
     server.create_buckets()
     yield server

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator
 
 import pytest
 
 from exaifs.remote.files import FileCatalog, SupabaseFiles
 from exaifs.remote.session import open_session
+from tests.conftest import GIVEN
 from tests.contract.catalog_contract import CatalogContract
 from tests.contract.files_contract import FilesContract
 from tests.contract.housekeeping_contract import HousekeepingContract
@@ -16,7 +16,7 @@ from tests.contract.object_contract import ObjectContract
 from tests.contract.provider_contract import ProviderIdContract
 from tests.support.http_world import BUCKET, Server
 
-if not (os.environ.get("SUPABASE_URL") and os.environ.get("SUPABASE_SERVICE_ROLE_KEY")):
+if not (GIVEN.get("SUPABASE_URL") and GIVEN.get("SUPABASE_SERVICE_ROLE_KEY")):
     pytest.skip(
         "set SUPABASE_URL and SUPABASE_SERVICE_ROLE_KEY to run the contract on a live Supabase",
         allow_module_level=True,

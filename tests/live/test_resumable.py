@@ -28,12 +28,13 @@ from exaifs.model import Posix
 from exaifs.remote.bodies import FileBody
 from exaifs.remote.client import open_remote
 from exaifs.remote.interface import Upload
+from tests.conftest import GIVEN
 from tests.support.gate import Gate
 from tests.support.http_world import BUCKET, HttpWorld, Server
 from tests.support.world import read, upload_of
 
-URL = os.environ.get("SUPABASE_URL", "")
-if not (URL.startswith("http://") and os.environ.get("SUPABASE_SERVICE_ROLE_KEY")):
+URL = GIVEN.get("SUPABASE_URL", "")
+if not (URL.startswith("http://") and GIVEN.get("SUPABASE_SERVICE_ROLE_KEY")):
     pytest.skip(
         "set SUPABASE_URL (http) and SUPABASE_SERVICE_ROLE_KEY to upload to a live Supabase",
         allow_module_level=True,

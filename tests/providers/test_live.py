@@ -18,7 +18,7 @@ from exaifs.providers.sending import sending_of
 from exaifs.providers.settings import BUILT_IN, load_providers
 from exaifs.remote.bodies import BytesBody
 
-pytestmark = [pytest.mark.anyio, pytest.mark.live]
+pytestmark = [pytest.mark.anyio, pytest.mark.live, pytest.mark.usefixtures("way_out")]
 
 
 @pytest.fixture
