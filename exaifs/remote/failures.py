@@ -41,7 +41,7 @@ PAUSED_HELP = "The project is paused: open it in the Supabase dashboard and choo
 
 _MESSAGE_CHARS = 200
 _SERVER_ERROR = 500
-_PAUSED = 540
+PAUSED = 540
 """Status of the hosted gateway for a paused project (Supabase documentation, HTTP status codes)."""
 
 _TEMPORARY = frozenset({408, 423, 425, 429, 499})
@@ -50,10 +50,11 @@ _TEMPORARY = frozenset({408, 423, 425, 429, 499})
 _BUSY_SQLSTATES = ("40001", "40P01", "53", "55P03", "57014", "57P0", "PGRST00")
 """Serialization, deadlock, no resources, lock or statement timeout, shutdown, no connection."""
 
-_SCHEMA_CODES = frozenset({"PGRST202", "PGRST205", "42883", "42P01", "3F000"})
+SCHEMA_CODES = frozenset({"PGRST202", "PGRST205", "42883", "42P01", "3F000"})
 """Unknown function or table, as PostgREST and as PostgreSQL say it."""
 
-_KEY_CODES = frozenset({"42501", "PGRST301", "PGRST302", "PGRST303", "InvalidJWT", "AccessDenied"})
+KEY_CODES = frozenset({"42501", "PGRST301", "PGRST302", "PGRST303", "InvalidJWT", "AccessDenied"})
+"""The token is refused, or its role may not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +150,7 @@ def _storage_not_found(text: str, failure: Failure) -> ExaifsError:
 
 def rest_error(what: str, failure: Failure) -> ExaifsError:
     """Return the error for an answer of PostgREST, or of a gateway before it."""
-    if failure.code in _SCHEMA_CODES:
+    if failure.code in SCHEMA_CODES:
         return SchemaMissing(f"{what}: exaifs is not installed in the database. {SCHEMA_HELP}")
     if failure.code.startswith(_BUSY_SQLSTATES):
         return Busy(f"{what}: {failure}", failure.retry_after_s)
@@ -173,7 +174,7 @@ def _general_error(what: str, failure: Failure) -> ExaifsError | None:
         )
         reason = "the key has expired" if expired else "Supabase refused the key"
         return Unauthorized(f"{reason}. {KEY_HELP}")
-    if failure.status == _PAUSED:
+    if failure.status == PAUSED:
         return Unreachable(f"{what}: {PAUSED_HELP}")
     if failure.status == httpx.codes.INSUFFICIENT_STORAGE:
         return None
@@ -188,7 +189,7 @@ def _general_error(what: str, failure: Failure) -> ExaifsError | None:
 
 
 def _is_about_the_key(failure: Failure) -> bool:
-    if failure.code in _KEY_CODES:
+    if failure.code in KEY_CODES:
         return True
     if failure.status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
         return failure.from_supabase

@@ -28,18 +28,14 @@ from exaifs.errors import (
     Unauthorized,
     Unreachable,
 )
-from exaifs.remote.failures import failure_of
+from exaifs.remote.failures import KEY_CODES, PAUSED, SCHEMA_CODES, failure_of
 
 CONNECT_TIMEOUT_S: Final = 3.0
 ANSWER_TIMEOUT_S: Final = 4.0
 """A healthy project answers these questions in well under a second."""
 
-_PAUSED: Final = 540
-"""Status of Supabase's gateway for a project that is paused."""
-_MISSING_CODES: Final = frozenset({"PGRST202", "PGRST205", "42P01", "42883"})
-"""Function or table unknown, to PostgREST or to Postgres."""
-_REFUSED_CODES: Final = frozenset({"PGRST300", "PGRST301", "PGRST302", "PGRST303", "42501"})
-"""The token is refused, or its role may not."""
+_REFUSED_CODES: Final = KEY_CODES | {"PGRST300"}
+"""That PostgREST has nothing to check tokens by is an outage for a mount; for a person it is the key."""
 _PAGE_START: Final = 60
 """Characters shown of an answer that is no JSON."""
 
@@ -185,12 +181,12 @@ def explain_transport(exc: httpx.HTTPError, host: str) -> str:
 
 def _refusal(response: httpx.Response) -> ExaifsError:
     """Return the error for an answer that is no success: short, because the caller knows the next step."""
-    if response.status_code == _PAUSED:
+    if response.status_code == PAUSED:
         return Unreachable("the project is paused")
     failure = failure_of(response)
     if not failure.from_supabase:
         return Unreachable(_not_supabase(response))
-    if failure.code in _MISSING_CODES:
+    if failure.code in SCHEMA_CODES:
         kind: type[ExaifsError] = SchemaMissing
     elif failure.code in _REFUSED_CODES:
         kind = Unauthorized
