@@ -92,7 +92,7 @@ def list_(session: Session, /, *, as_json: bool, log_level: str | None) -> None:
 @log_level
 @pass_session
 def id_(session: Session, /, *, name: str, path: str, refresh: bool, as_json: bool, **flags: Any) -> None:
-    """Print the id of the file PATH, a path in the bucket; upload the file if it has none."""
+    """Print the id of the file PATH, in the bucket or in a mount; upload the file if it has none."""
     config, providers = _load(session, **flags)
 
     async def run() -> dict[str, Any]:

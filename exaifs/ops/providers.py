@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+from exaifs import mountpoint
 from exaifs.config import Config
-from exaifs.errors import ConfigError, NameTooLong, NotFound, RemoteError
+from exaifs.errors import ConfigError, InvalidArgument, MountError, NameTooLong, NotFound, RemoteError
 from exaifs.model import ObjectRecord
 from exaifs.names import child_key
+from exaifs.ops.sync import mount_above
 from exaifs.providers.errors import ProviderError, ProviderKeyMissing
 from exaifs.providers.records import stored_id, to_time
 from exaifs.providers.service import ProviderService
@@ -102,23 +105,28 @@ class ProviderOps:
                 yield cls(settings, service, remote)
 
     async def _file(self, path: str) -> ObjectRecord:
-        """Find a file by its path in the mount, or by its key in the bucket.
+        """Find a file by its path in the bucket, by its key, or by where it is in a mount on this host.
 
         Raises:
             NotFound: there is no such file.
         """
-        plain = path.strip("/")
-        key = ""
-        for part in [part for part in plain.split("/") if part]:
-            try:
-                key = child_key(f"{key}/" if key else "", part)
-            except NameTooLong as exc:
-                raise NotFound(f"there is no file {path!r}: {exc}") from exc
-        found = await self._remote.catalog.stat([key, plain])
-        record = found.get(key) or found.get(plain)
+        inside = _inside_a_mount(path, self._remote.bucket)
+        record = await self._at(path) or (None if inside is None else await self._at(inside))
         if record is None:
             raise NotFound(f"there is no file {path!r} in the bucket {self._remote.bucket!r}")
         return record
+
+    async def _at(self, path: str) -> ObjectRecord | None:
+        """Return the file at a path in the bucket, or under a key."""
+        plain = path.strip("/")
+        key = ""
+        try:
+            for part in [part for part in plain.split("/") if part]:
+                key = child_key(f"{key}/" if key else "", part)
+        except (InvalidArgument, NameTooLong):
+            return None
+        found = await self._remote.catalog.stat([key, plain])
+        return found.get(key) or found.get(plain)
 
     async def file_id(self, path: str, *, refresh: bool) -> dict[str, Any]:
         """Get a file's id, uploading it if need be."""
@@ -211,6 +219,16 @@ class Pruned:
             "deleted": [_shown(upload) for upload in self.deleted],
             "failed": [{**_shown(upload), "reason": reason} for upload, reason in self.failed],
         }
+
+
+def _inside_a_mount(path: str, bucket: str) -> str | None:
+    """Return what a path of this host is called in a bucket that is mounted above it."""
+    try:
+        where, inside = mount_above(Path(path))
+    except MountError:
+        return None
+    mount = mountpoint.find(where)
+    return inside or None if mount is not None and mount.source == f"exaifs:{bucket}" else None
 
 
 def _shown(upload: ProviderUpload) -> dict[str, Any]:

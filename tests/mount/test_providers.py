@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.mount.conftest import exaifs_mount
+from tests.mount.conftest import exaifs, exaifs_mount
 from tests.providers.emulator import KEY, Answer, Clock, ProviderServer, running
 from tests.providers.world import CONTRACTS, Providers
 from tests.support.mounts import MountedDaemon, wait_until, within
@@ -129,6 +129,25 @@ def test_ids_outlive_the_mount(provider_mount: MountedDaemon, kimi: ProviderServ
     assert NAME in names(provider_mount, "a.txt")
     assert get(provider_mount, "a.txt") == first
     assert kimi.requests == 1
+
+
+def test_commands_take_paths_of_the_mount(
+    provider_mount: MountedDaemon, kimi: ProviderServer, mount_environment: dict[str, str], tmp_path: Path
+) -> None:
+    """`exaifs provider` finds a file by its path in the bucket, and by where it is on this host."""
+    provider_mount.sh("mkdir dir; printf content > dir/a.txt")
+    file_id = get(provider_mount, "dir/a.txt")
+    environment = {**mount_environment, "EXAIFS_PROVIDERS_FILE": str(tmp_path / "providers.toml")}
+    for path in (
+        "dir/a.txt",
+        f"{provider_mount.path}/dir/a.txt",
+        f"{provider_mount.path}/dir/../dir/a.txt",
+    ):
+        assert exaifs(environment, "provider", "id", "kimi", path) == (0, f"{file_id}\n")
+    for path in (str(provider_mount.path), f"{provider_mount.path}/none", "../none", "/etc/passwd"):
+        code, said = exaifs(environment, "provider", "id", "kimi", path)
+        assert (code, said.startswith("exaifs: there is no file")) == (1, True)
+    assert kimi.counts["upload"] == 1
 
 
 def test_setfattr_registers_and_forgets(provider_mount: MountedDaemon, kimi: ProviderServer) -> None:
