@@ -225,7 +225,8 @@ class UnifiedFileHandler:
         Raises:
             NotFound: no such file.
             Stale: it was replaced again and again while it was read.
-            RemoteError: the bytes are neither here nor to be had.
+            RemoteError: Supabase cannot be asked which version is the present one, also of a file that is
+                cached; or the bytes are neither here nor to be had.
             ConfigError: no project is configured.
         """
         return await self._call(lambda service: service.download_file(file_id))
