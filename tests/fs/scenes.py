@@ -1,10 +1,17 @@
-"""What the scenarios of unsent writes have in common."""
+"""What the scenarios of several modules have in common."""
 
 from __future__ import annotations
 
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import trio
+import trio.testing
+
 from exaifs.cache.conflicts import list_conflicts
+from exaifs.fs.invalidation import Invalidation
 from tests.support.double import DoubleServer
 from tests.support.paths import Paths, follow
 
@@ -30,3 +37,30 @@ def kept_aside(cache: Path) -> list[bytes]:
     """Return the bytes that lost a conflict, oldest first."""
     directory = cache / "conflicts"
     return [(directory / f"{conflict.id}.data").read_bytes() for conflict in list_conflicts(directory)]
+
+
+@contextmanager
+def file_size_limit(limit_bytes: int) -> Iterator[None]:
+    """Have the kernel refuse to write past a size, after writing what fits; as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+async def told(paths: Paths) -> set[Invalidation]:
+    """Return what the kernel would have been told by now."""
+    found: set[Invalidation] = set()
+
+    async def take() -> None:
+        while True:
+            found.add(await paths.fs.invalidations.take())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(take)
+        # Blocked: the queue is empty. A time limit may be over before it is.
+        await trio.testing.wait_all_tasks_blocked(0.2)
+        nursery.cancel_scope.cancel()
+    return found

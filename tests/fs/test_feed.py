@@ -9,29 +9,14 @@ import trio
 import trio.testing
 
 from exaifs.errors import NotFound, Stale
-from exaifs.fs.invalidation import Invalidation, StaleAttributes, StaleName
+from exaifs.fs.invalidation import StaleAttributes, StaleName
 from exaifs.model import AttributeChange
 from tests.fs.conftest import Mount
+from tests.fs.scenes import told
 from tests.support.double import DoubleServer
-from tests.support.paths import CALLER, Paths, follow
+from tests.support.paths import CALLER, follow
 
 pytestmark = pytest.mark.anyio
-
-
-async def told(paths: Paths) -> set[Invalidation]:
-    """Return what the kernel would have been told by now."""
-    found: set[Invalidation] = set()
-
-    async def take() -> None:
-        while True:
-            found.add(await paths.fs.invalidations.take())
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(take)
-        # Blocked: the queue is empty. A time limit may be over before it is.
-        await trio.testing.wait_all_tasks_blocked(0.2)
-        nursery.cancel_scope.cancel()
-    return found
 
 
 async def test_what_one_mount_does_the_other_sees(server: DoubleServer, mount: Mount) -> None:

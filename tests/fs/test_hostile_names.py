@@ -17,7 +17,7 @@ from exaifs.fs.invalidation import StaleName
 from exaifs.model import ROOT_INO, AttributeChange
 from exaifs.names import PLACEHOLDER
 from tests.fs.conftest import Mount
-from tests.fs.test_feed import told
+from tests.fs.scenes import told
 from tests.support.double import DoubleServer
 from tests.support.paths import Paths, follow
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,22 +15,11 @@ from exaifs.fs.staging import Staged
 from exaifs.model import ROOT_INO, AttributeChange, Posix
 from exaifs.remote.interface import Upload
 from tests.fs.conftest import Mount
-from tests.fs.test_feed import told
+from tests.fs.scenes import file_size_limit, told
 from tests.support.double import DoubleServer
 from tests.support.paths import follow
 
 pytestmark = pytest.mark.anyio
-
-
-@contextmanager
-def file_size_limit(limit_bytes: int) -> Iterator[None]:
-    """Have the kernel refuse to write past a size, after writing what fits; as a full disk does."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 async def test_anothers_bytes_are_not_taken_for_ours(server: DoubleServer, mount: Mount) -> None:

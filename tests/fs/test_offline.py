@@ -14,8 +14,7 @@ import trio.testing
 from exaifs.errors import Busy, ExaifsError, Rejected, Unreachable
 from exaifs.model import AttributeChange
 from tests.fs.conftest import Mount
-from tests.fs.scenes import back, contents
-from tests.fs.test_hostile_writes import file_size_limit
+from tests.fs.scenes import back, contents, file_size_limit
 from tests.support.double import DoubleServer
 
 pytestmark = pytest.mark.anyio
