@@ -53,17 +53,17 @@ def command(
     directory, inside = mount_above(path)
     with _progress() as show:
         left = wait(directory, inside, timeout_s=timeout_s, progress=show)
-    return _report(left)
+    return _report(left, directory)
 
 
-def _report(left: Left) -> int:
+def _report(left: Left, directory: Path) -> int:
     for line in left.open[:_NAMED]:
         note(f"open and changed, not waited for: {printable(line['path'])}")
     for line in (left.waiting + left.failed)[:_NAMED]:
         complain(f"not in Supabase: {printable(described(line))}")
     unsent = len(left.waiting) + len(left.failed)
     if unsent:
-        say(f"{unsent:,} not in Supabase yet, safe on this host; see exaifs status")
+        say(f"{unsent:,} not in Supabase yet, safe on this host; see exaifs status {directory}")
         return 1
     say("everything is in Supabase")
     return 0
