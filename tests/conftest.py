@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from hypothesis import HealthCheck, settings
 from pydantic import AliasChoices
 
 from exaifs.config import Config
@@ -26,6 +27,16 @@ START_TIMEOUT_S = 600.0
 """Covers the first run ever, which installs the Node packages."""
 STOP_TIMEOUT_S = 120.0
 
+
+settings.register_profile(
+    "exaifs",
+    # How long an example takes is the machine's; and a run that passed passes again.
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=os.environ.get("EXAIFS_THOROUGH", "") == "",
+    print_blob=True,
+)
+settings.load_profile("exaifs")
 
 GIVEN = dict(os.environ)
 """The environment as it was before `pytest_configure`, for tests that are told by it what to reach."""
