@@ -41,8 +41,8 @@ def command(session: Session, /, *, directory: Path, as_json: bool, log_level: s
     """Show how the mount at DIR is: state, freshness, cache, what waits to be sent.
 
     No request is made to Supabase. The exit code is 0 when the mount is online (or catching up after its
-    start), 1 when it is degraded or offline or when a file could not be sent, and 4 when DIR is no exaifs
-    mount, its daemon is gone, or it does not answer within 5 s.
+    start), 1 when it is degraded or offline or when a file or a change of names or attributes could not be
+    sent, and 4 when DIR is no exaifs mount, its daemon is gone, or it does not answer within 5 s.
     """
     session.debug = session.debug or log_level == "debug"
     status = read_status(directory)

@@ -76,7 +76,7 @@ class Sender:
         self._pause_until = -math.inf
         self._failures = 0
         self._failing_since: dict[int, float] = {}
-        self._worked_at = -math.inf
+        self._sent_at = -math.inf  # when anything was last sent or carried out
         self.problems: dict[int, str] = {}
         """Why operations could not be carried out, by number."""
         self.given_up = 0
@@ -207,7 +207,7 @@ class Sender:
                     await self._publisher.send(inode)
                 if inode.opens == 0 and inode.staged is not None:
                     inode.staged.rest()
-            self._worked()
+            self._worked(sent=not inode.dirty)
         except Exception as exc:  # noqa: BLE001 - logged there; the other files are still to be sent
             if staged is not None:
                 staged.attempts += 1
@@ -239,13 +239,13 @@ class Sender:
         except Exception as exc:
             now = trio.current_time()
             since = self._failing_since.setdefault(number, now)
-            if not is_hopeless(exc, now - since, others_succeed=self._worked_at > since):
+            if not is_hopeless(exc, now - since, others_succeed=self._sent_at > since):
                 raise
             await self._replayer.give_up(number, operation, exc)
             self.given_up += 1
             self._last_given_up = f"{_described(operation)}: {exc}"
         else:
-            self._worked()
+            self._worked(sent=True)
 
     def _tell(self, event: str, exc: Exception, before: str | None, **where: str) -> None:
         """Log a failure, unless it is the one before; with a traceback where it is none that is known."""
@@ -256,8 +256,9 @@ class Sender:
         else:
             _log.error(event, exc_info=exc, **where)
 
-    def _worked(self) -> None:
-        self._worked_at = trio.current_time()
+    def _worked(self, *, sent: bool) -> None:
+        if sent:
+            self._sent_at = trio.current_time()
         self._failures = 0
         self._pause_until = -math.inf
 

@@ -96,5 +96,6 @@ def _unreadable(directory: Path, code: int) -> MountError:
 
 
 def is_well(status: dict[str, Any]) -> bool:
-    """Tell whether nothing is wrong: online or catching up, and nothing that could not be sent."""
-    return status["state"] in _GOOD and not status["queue"]["failed"]
+    """Tell whether nothing is wrong: online or catching up, and nothing that could not be sent or done."""
+    queue = status["queue"]
+    return status["state"] in _GOOD and not (queue["failed"] or queue.get("changes_failing"))

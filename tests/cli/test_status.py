@@ -159,6 +159,8 @@ def test_changes_that_are_stuck_are_named() -> None:
         (changed(state="catching-up"), True),
         (changed(queue={"waiting": 3}), True),
         (changed(queue={"waiting": 1, "failed": 1}), False),
+        (changed(queue={"changes_waiting": 1, "changes_failing": 0}), True),
+        (changed(queue={"changes_waiting": 1, "changes_failing": 1}), False),
         (changed(state="degraded"), False),
         (changed(state="offline"), False),
     ],

@@ -13,6 +13,7 @@ from exaifs.errors import (
     Stale,
     Unauthorized,
     Unreachable,
+    Unserved,
 )
 from tests.support.broken import (
     DATA,
@@ -192,9 +193,9 @@ class TestDownload:
             assert len(server.seen(GET)) == 1
 
     async def test_not_found_although_listed(self, server: NonsenseServer) -> None:
-        """A 404 alone proves nothing: what the catalog lists is not gone."""
+        """A 404 alone proves nothing: what the catalog lists is not gone. It is no outage either."""
         server.on(GET, storage_failure(404, "NoSuchKey", "Object not found"))
-        with pytest.raises(Unreachable):
+        with pytest.raises(Unserved):
             await read_all(server)
 
     async def test_not_found_for_a_bad_key(self, server: NonsenseServer) -> None:
