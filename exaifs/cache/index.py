@@ -244,6 +244,11 @@ class Index:
         """Return the directories whose names are all here, as of some time."""
         return [str(row[0]) for row in self._db.execute("SELECT prefix FROM loaded ORDER BY prefix")]
 
+    def expired_prefixes(self) -> list[str]:
+        """Return those of them that are to be listed again."""
+        rows = self._db.execute("SELECT prefix FROM loaded WHERE loaded_at_ns = 0 ORDER BY prefix")
+        return [str(row[0]) for row in rows]
+
     def expire_all(self) -> None:
         """Have every directory listed again when it is needed, keeping what is known until then.
 

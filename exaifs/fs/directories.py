@@ -179,20 +179,16 @@ class Directories:
         self._on_change(Difference(removed=[old], added=[fresh]))
 
     async def reconcile(self) -> bool:
-        """List every loaded directory once more, one after the other, after a gap in the feed.
+        """List every directory in doubt once more, one after the other.
 
         Returns:
             Whether all of them were: where Supabase does not answer, they are listed when needed.
         """
-        for prefix in self._expired():
+        for prefix in self._index.expired_prefixes():
             # Raised for a directory that another task unloaded meanwhile.
             with suppress(RemoteError, sqlite3.Error):
                 await self.ensure(prefix)
-        return not self._expired()
-
-    def _expired(self) -> list[str]:
-        prefixes = self._index.loaded_prefixes()
-        return [prefix for prefix in prefixes if self._index.loaded_at_ns(prefix) == 0]
+        return not self._index.expired_prefixes()
 
     async def _load(self, prefix: str, *, patience_s: float) -> bool:
         """List and merge; False if the directory was renamed or removed meanwhile: look again."""

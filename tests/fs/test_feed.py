@@ -14,7 +14,7 @@ from exaifs.model import AttributeChange
 from tests.fs.conftest import Mount
 from tests.fs.scenes import told
 from tests.support.double import DoubleServer
-from tests.support.paths import CALLER, follow
+from tests.support.paths import CALLER, Paths, follow
 
 pytestmark = pytest.mark.anyio
 
@@ -221,3 +221,23 @@ async def test_a_directory_that_was_never_listed_goes_with_its_last_file(
         await follow(paths)
         server.online = False
         assert await paths.ls() == ["o"]  # served from what is known
+
+
+async def test_a_directory_in_doubt_is_listed_again_though_nobody_asks(mount: Mount) -> None:
+    """The kernel holds names for long; also of a run that ended before it came to that."""
+    async with mount() as paths:
+        await paths.mkdir("d")
+        await paths.ls("d")
+        paths.fs.core.index.expire("d/")
+        assert paths.fs.status().state == "catching-up"
+        await until_online(paths)
+        paths.fs.core.index.expire("d/")
+    async with mount() as paths:
+        await until_online(paths)
+
+
+async def until_online(paths: Paths) -> None:
+    """Return once the status says so."""
+    with trio.fail_after(60):
+        while paths.fs.status().state != "online":  # noqa: ASYNC110 - what the status says
+            await trio.sleep(0.05)
