@@ -67,7 +67,7 @@ def command(
     as_json: bool,
     **flags: Any,
 ) -> int:
-    r"""Delete what nobody needs any more; show it first, and ask.
+    """Delete what nobody needs any more; show it first, and ask.
 
     \b
     - Orphans, when older than DAYS: files in uploads/ID/ whose conversation ID does
@@ -81,7 +81,7 @@ def command(
 
     Any other file is yours and stays. Each is looked at again at the moment of its deletion: what was
     written or linked meanwhile stays.
-    """
+    """  # noqa: D301  # click asks for the character
     config = session.load(**flags)
     session.redact = logs.setup(
         flags.get("log_level") or "warning", config.log_format, logs.secrets_of(config)

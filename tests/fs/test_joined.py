@@ -13,7 +13,7 @@ from exaifs.errors import ExaifsError, NoAttribute, Unreachable
 from exaifs.model import AttributeChange
 from exaifs.names import PLACEHOLDER
 from tests.fs.conftest import Mount
-from tests.fs.test_hostile_writes import file_size_limit
+from tests.fs.scenes import file_size_limit
 from tests.support.double import DoubleServer
 from tests.support.paths import Paths, follow
 
