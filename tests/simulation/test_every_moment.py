@@ -29,7 +29,6 @@ TWICE = 0.02
 
 
 JOINED = (
-    ("write f", "offline", "adorn f", "adorn f", "wait", "online", "adorn f"),
     ("write f", "mkdir d", "offline", "adorn d", "write f", "adorn f", "adorn d", "unlink f"),
     (
         "offline",
@@ -73,7 +72,6 @@ UNLISTED = (
         "lose list_tree after",
         "rename d o2",
     ),
-    ("list d", "list d/s", "offline", "rename d/s s", "rename d s/d", "adorn s/d", "wait", "online"),
     ("offline", "mkdir b", "rename d b/d", "rename b c", "rename o b", "online", "rename c/d d"),
 )
 """Programs that rename directories of which not all names are known."""
