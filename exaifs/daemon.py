@@ -19,7 +19,7 @@ import structlog
 import trio
 
 from exaifs import mountpoint as mountpoints
-from exaifs.cache.directory import locked_directory
+from exaifs.cache.directory import locked_directory, unsent_elsewhere
 from exaifs.config import Config
 from exaifs.errors import MountError, RemoteError, Unreachable
 from exaifs.fs.filesystem import FileSystem
@@ -125,6 +125,7 @@ async def run(
     async with AsyncExitStack() as stack:
         remote = await stack.enter_async_context(open_remote(config))
         directory = stack.enter_context(locked_directory(config.cache_dir, remote.identity, path))
+        await trio.to_thread.run_sync(_tell_of_others, directory)
         hello, problem = await _greet(remote, config)
         try:
             fs = await stack.enter_async_context(
@@ -167,6 +168,15 @@ def _providers(config: Config) -> OpenProviderIds | None:
     return lambda remote, contents: ProviderService.open(
         providers, remote.catalog, CachedContents(contents)
     )
+
+
+def _tell_of_others(directory: Path) -> None:
+    for place, waiting in unsent_elsewhere(directory).items():
+        _log.warning(
+            "unsent files of another bucket or project are kept here; only a mount of that one sends them",
+            cache=str(place),
+            waiting=waiting,
+        )
 
 
 async def _greet(remote: Remote, config: Config) -> tuple[Hello | None, RemoteError | None]:

@@ -94,6 +94,17 @@ def read_lock(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def holder_of(lock: Path) -> int | None:
+    """Return the daemon that a lock file names, if it runs and has the file open; takes no lock.
+
+    None also where it is another user's and may not be looked at.
+    """
+    pid = read_lock(lock).get("pid")
+    if isinstance(pid, int) and any(target == str(lock) for target, _link in _descriptors(pid)):
+        return pid
+    return None
+
+
 def wait_for_exit(pid: int, deadline_s: float, progress: Callable[[str], None]) -> bool:
     """Wait until a process has ended; tell whether it has. Reports about once a second."""
     try:

@@ -12,13 +12,14 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import structlog
 
-from exaifs.errors import MountError
-from exaifs.processes import LOCK_NAME, read_lock
+from exaifs.cache.journalfile import DIRECTORY as JOURNAL, LOG_NAME, read_journal
+from exaifs.errors import JournalError, MountError
+from exaifs.processes import LOCK_NAME, holder_of, read_lock
 
 _log = structlog.get_logger(__name__)
 
@@ -111,6 +112,30 @@ def checked_directory(directory: Path, lock_name: str, *, hold: bool) -> Iterato
         yield None
     finally:
         os.close(descriptor)
+
+
+def unsent_elsewhere(directory: Path) -> dict[Path, int]:
+    """Count what waits to be sent in the cache directories of other buckets and projects.
+
+    Nobody sends it unless they are mounted: after a change of SUPABASE_URL, say, that is easily
+    overlooked. Those that a daemon uses, or that cannot be read, are left out.
+
+    Args:
+        directory: ours, in `FILE_CACHE_DIR` beside the others.
+
+    Returns:
+        How many files and changes wait in each, where any do.
+    """
+    found: dict[Path, int] = {}
+    for log in sorted(directory.parent.glob(f"*/{JOURNAL}/{LOG_NAME}")):
+        place = log.parent.parent
+        if place == directory or holder_of(place / LOCK_NAME) is not None:
+            continue
+        with suppress(OSError, JournalError):
+            waiting = len(read_journal(log.parent).records)
+            if waiting:
+                found[place] = waiting
+    return found
 
 
 def _lock(descriptor: int, directory: Path, mountpoint: Path) -> None:

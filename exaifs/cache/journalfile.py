@@ -25,6 +25,9 @@ from exaifs.errors import JournalError
 
 _log = structlog.get_logger(__name__)
 
+DIRECTORY = "journal"
+"""Of the journal, in a cache directory."""
+
 LOG_NAME = "log"
 _MAGIC = b"exaifs-journal "
 FORMAT = 1

@@ -21,7 +21,7 @@ from exaifs.cache.entries import Entry
 from exaifs.cache.index import View
 from exaifs.cache.merge import Difference, DirectoryMerge, merge_record
 from exaifs.cache.naming import reclaim
-from exaifs.errors import RemoteError, Unreachable
+from exaifs.errors import NotFound, RemoteError, Unreachable
 from exaifs.fs.core import Core
 from exaifs.fs.inodes import Inode
 from exaifs.model import ObjectRecord
@@ -79,6 +79,26 @@ class Directories:
             await self.ensure(prefix)
             if directory.entry.key == prefix:
                 return prefix
+
+    async def find(self, directory: Inode, name: str) -> Entry:
+        """Return what has a name in a directory.
+
+        Raises:
+            NotFound: proven absent.
+            RemoteError: not known, and Supabase cannot be asked.
+        """
+        try:
+            prefix = await self.ready(directory)
+        except RemoteError:
+            # Never listed in full; what is known of it, such as unsent files, is there all the same.
+            known = self._index.child(directory.entry.key, name)
+            if known is None:
+                raise
+            return known
+        entry = self._index.child(prefix, name)
+        if entry is None:
+            raise NotFound(f"no {name!r} here")
+        return entry
 
     async def ensure(self, prefix: str) -> None:
         """Make sure a directory's names are known and fresh; a checkpoint only when it must ask.

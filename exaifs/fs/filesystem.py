@@ -15,6 +15,7 @@ from exaifs.cache.database import open_database
 from exaifs.cache.health import DiskHealth
 from exaifs.cache.index import Index
 from exaifs.cache.journal import Journal, open_journal
+from exaifs.cache.journalfile import DIRECTORY as JOURNAL
 from exaifs.cache.merge import Difference
 from exaifs.cache.survey import Survey
 from exaifs.config import MIB, Config
@@ -80,6 +81,7 @@ class FileSystem:
         providers: ProviderIds | None = None,
     ) -> None:
         self._freshness_s = config.freshness_s
+        self._found_unsent = False
         self.core = core = _core(config, remote, Index(database), contents, journal)
         self.survey = Survey(database)
         """What the index holds, in figures."""
@@ -183,7 +185,7 @@ class FileSystem:
         """
         make_directories(cache_directory)
         health = DiskHealth()
-        journal, records = open_journal(cache_directory / "journal", health)
+        journal, records = open_journal(cache_directory / JOURNAL, health)
         limits = CacheLimits(
             memory_bytes=config.memory_cache_bytes,
             disk_bytes=config.disk_cache_mb * MIB,
@@ -212,6 +214,7 @@ class FileSystem:
             )
             if hello is not None:
                 fs.writes.limit.take(hello.size_limit_bytes)
+            fs._found_unsent = bool(records)
             await fs.writes.adopt(records)
             yield fs
 
@@ -230,8 +233,8 @@ class FileSystem:
         return self._reporter.snapshot()
 
     def is_known(self) -> bool:
-        """Whether an earlier run left anything to serve while Supabase is away."""
-        return self.core.index.loaded_at_ns("") is not None
+        """Whether an earlier run left anything to serve, or to send, while Supabase is away."""
+        return self.core.index.loaded_at_ns("") is not None or self._found_unsent
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Work in the background until cancelled."""

@@ -111,13 +111,7 @@ class Namespace:
             return self._counted((directory if name == "." else self._table.parent(directory)).entry)
         if len(os.fsencode(name)) > MAX_NAME_BYTES:
             raise NameTooLong(f"a name of more than {MAX_NAME_BYTES} bytes")
-        return self._counted(await self._find(directory, name))
-
-    async def _find(self, directory: Inode, name: str) -> Entry:
-        entry = self._index.child(await self._directories.ready(directory), name)
-        if entry is None:
-            raise NotFound(f"no {name!r} here")
-        return entry
+        return self._counted(await self._directories.find(directory, name))
 
     def _counted(self, entry: Entry) -> Attributes:
         self._table.count_lookup(entry)
@@ -351,7 +345,7 @@ class Namespace:
         self._core.check_writable()
         check_changeable(parent, name)
         directory = self._table.directory(parent)
-        await self._remover.unlink(await self._find(directory, name))
+        await self._remover.unlink(await self._directories.find(directory, name))
         self.note_change(directory.entry.key, time.time_ns())
 
     async def rmdir(self, parent: Ino, name: str) -> None:
@@ -363,7 +357,7 @@ class Namespace:
         self._core.check_writable()
         check_changeable(parent, name)
         directory = self._table.directory(parent)
-        await self._remover.rmdir(await self._find(directory, name))
+        await self._remover.rmdir(await self._directories.find(directory, name))
         self.note_change(directory.entry.key, time.time_ns())
 
     async def rename(self, parent: Ino, name: str, new_parent: Ino, new_name: str, flags: int) -> None:
@@ -379,7 +373,7 @@ class Namespace:
         target_directory = self._table.directory(new_parent)
         while True:
             await self._directories.ready(target_directory)
-            entry = await self._find(source_directory, name)
+            entry = await self._directories.find(source_directory, name)
             if await self._renamer.rename(entry, target_directory, new_name, flags):
                 break
         now_ns = time.time_ns()

@@ -19,16 +19,15 @@ import anyio
 
 from exaifs.cache.intents import Intent, Mark, Put, from_record, keys_of
 from exaifs.cache.journal import open_journal, sync_directory
-from exaifs.cache.journalfile import Loaded, Record, read_journal
+from exaifs.cache.journalfile import DIRECTORY as JOURNAL, Loaded, Record, read_journal
 from exaifs.cache.localfile import copy_contents, create, sha256_of_file
 from exaifs.errors import ExaifsError, JournalError
 from exaifs.names import path_of
 from exaifs.ops.fsck_conflicts import keep_aside, remove
 from exaifs.ops.fsck_report import Finding, Progress, Report
 
-JOURNAL: Final = "journal"
 STAGING: Final = "staging"
-"""As `fs/` names them in a cache directory."""
+"""As `fs/` names it in a cache directory."""
 
 
 @dataclass(slots=True)

@@ -329,3 +329,50 @@ def test_python_warnings_are_errors_in_the_daemon(
     mount_environment["PYTHONWARNINGS"] = "error"
     with exaifs_mount(mount_environment, tmp_path) as mount:
         mount.sh("echo x > a; cat a; mkdir d; mv a d; rm -r d")
+
+
+ELSEWHERE = "unsent files of another bucket or project are kept here; only a mount of that one sends them"
+
+
+def test_unsent_files_are_not_forgotten_with_a_setting(
+    gate: Gate, mount_environment: dict[str, str], stored: StoredBytes, tmp_path: Path
+) -> None:
+    """After a change of SUPABASE_URL nobody sends what was written before: the next mount says so."""
+    with exaifs_mount(mount_environment, tmp_path) as mount:
+        mount.expected |= AWAY
+        mount.sh("ls")
+        gate.close()
+        mount.sh("echo unsent > a")
+        mount.stop()
+    other = {**mount_environment, "FILE_STORAGE_BUCKET": "user-files"}
+    gate.open()
+    with exaifs_mount(other, tmp_path) as mount:
+        mount.expected |= AWAY | {ELSEWHERE}
+        (told,) = [record for record in mount.records() if record.get("event") == ELSEWHERE]
+        assert (told["waiting"], mount_environment["FILE_STORAGE_BUCKET"] in told["cache"]) == (1, True)
+    with exaifs_mount(mount_environment, tmp_path) as mount:
+        mount.expected |= AWAY | {ELSEWHERE, "adopted a file that was not sent"}
+        mount.stop()
+    assert stored("a") == b"unsent\n"
+    with exaifs_mount(other, tmp_path) as mount:
+        mount.expected |= AWAY | {ELSEWHERE, "adopted a file that was not sent"}
+        assert mount.events().count(ELSEWHERE) == 1
+
+
+def test_unsent_files_are_served_and_sent_without_an_index(
+    gate: Gate, mount_environment: dict[str, str], stored: StoredBytes, tmp_path: Path
+) -> None:
+    """The index is gone and Supabase away: a mount that has something to send begins all the same."""
+    with exaifs_mount(mount_environment, tmp_path) as mount:
+        mount.expected |= AWAY | {"adopted a file that was not sent"}
+        mount.sh("ls")
+        gate.close()
+        mount.sh("echo unsent > a")
+        mount.kill9()
+        for path in (tmp_path / "cache").glob("*/index.db*"):
+            path.unlink()
+        mount.start()
+        assert mount.sh("cat a") == "unsent\n"
+        gate.open()
+        wait_until(lambda: stored("a") == b"unsent\n", 120, "the file is in Supabase")
+        assert mount.sh("ls") == "a\n"
