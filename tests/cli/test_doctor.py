@@ -164,7 +164,7 @@ def test_a_server_that_is_down_or_foreign_is_told_in_five_seconds(
     # The doctor itself allows 4 s for an answer; the rest is Python starting on a busy machine.
     assert took_s < 60
     if how == "silent":
-        wait_until(lambda: stranger.patience_s, 60, "the doctor lets go")
+        wait_until(lambda: stranger.patience_s, 120, "the doctor lets go")
         assert sum(stranger.patience_s) < 5 + 2
 
 

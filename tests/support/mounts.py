@@ -299,6 +299,6 @@ class MountedDaemon:
 
 def status_of(mount: MountedDaemon) -> dict[str, Any]:
     """Read what the daemon says about itself, as any program would."""
-    status = json.loads(within(30, (mount.path / ".exaifs/status.json").read_text))
+    status = json.loads(within(120, (mount.path / ".exaifs/status.json").read_text))
     assert isinstance(status, dict)
     return status
