@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 
 from tests.simulation.storm import Storm
 from tests.simulation.weather import ThreadsInTurn
-from tests.simulation.world import open_descriptors
+from tests.support.descriptors import open_descriptors
 
 SIMULATE_S = float(os.environ.get("EXAIFS_SIMULATE_S", "0"))
 SEED = os.environ.get("EXAIFS_SIMULATE_SEED")
@@ -51,7 +51,7 @@ def play(seed: int) -> None:
                 raise
 
     storm()
-    assert open_descriptors() == before, f"descriptors are left by seed {seed}"
+    assert open_descriptors() <= before, f"descriptors are left by seed {seed}"
 
 
 @pytest.mark.timeout(SIMULATE_S + 900)

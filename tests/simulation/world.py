@@ -198,8 +198,3 @@ def check_nothing_left(fs: FileSystem, staging: Path, keys: set[str]) -> None:
     assert [key for key in keys if fs.core.index.is_claimed(key)] == []
     # What another host's close has superseded is kept aside.
     assert [path for path in staging.iterdir() if path.suffix != ".conflict"] == []
-
-
-def open_descriptors() -> int:
-    """Count this process's descriptors."""
-    return len(list(Path("/proc/self/fd").iterdir()))
