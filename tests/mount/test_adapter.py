@@ -43,7 +43,7 @@ def test_files_directories_and_links(memory_mount: MountedDaemon) -> None:
 def test_a_large_file_is_whole(memory_mount: MountedDaemon) -> None:
     """Many large requests in parallel make one file, written and read back past the page cache."""
     mount = memory_mount
-    mount.sh("head -c 50000000 /dev/urandom > /tmp/$$.r; cp /tmp/$$.r big; cmp /tmp/$$.r big; rm /tmp/$$.r")
+    mount.sh("head -c 50000000 /dev/urandom > ../large; cp ../large big; cmp ../large big; rm ../large")
     first = mount.sh("sha256sum < big")
     mount.drop_kernel_caches()
     assert mount.sh("sha256sum < big") == first
