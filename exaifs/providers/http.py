@@ -18,6 +18,7 @@ from exaifs import __version__
 from exaifs.providers.errors import FileChanged, ProviderProtocolError, ProviderUnreachable
 from exaifs.providers.failures import failure, is_error, json_object
 from exaifs.providers.settings import ProviderSettings
+from exaifs.proxies import check_proxies
 
 _TIMEOUT = httpx.Timeout(connect=5.0, write=60.0, read=300.0, pool=300.0)
 """A provider may think for minutes about a large file before it answers; who waits has a deadline."""
@@ -37,7 +38,12 @@ def _tls() -> ssl.SSLContext:
 
 @asynccontextmanager
 async def open_http() -> AsyncIterator[httpx.AsyncClient]:
-    """Open the client for all providers; nothing is sent yet."""
+    """Open the client for all providers; nothing is sent yet.
+
+    Raises:
+        ConfigError: a proxy of the environment cannot be used.
+    """
+    check_proxies()
     async with httpx.AsyncClient(
         http2=False,
         verify=_tls(),

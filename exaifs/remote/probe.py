@@ -28,6 +28,7 @@ from exaifs.errors import (
     Unauthorized,
     Unreachable,
 )
+from exaifs.proxies import check_proxies
 from exaifs.remote.failures import KEY_CODES, PAUSED, SCHEMA_CODES, failure_of
 
 CONNECT_TIMEOUT_S: Final = 3.0
@@ -141,7 +142,13 @@ class Probe:
 
 @asynccontextmanager
 async def open_probe(config: Config) -> AsyncIterator[Probe]:
-    """Open a connection for questions; nothing is sent before the first one."""
+    """Open a connection for questions; nothing is sent before the first one.
+
+    Raises:
+        ConfigError: a proxy of the environment cannot be used.
+    """
+    if not config.is_local_server:
+        check_proxies()
     timeout = httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
     headers = {
         "apikey": config.key,

@@ -19,6 +19,7 @@ from supabase import AsyncClient, AsyncClientOptions, acreate_client
 from exaifs import __version__
 from exaifs.config import Config
 from exaifs.errors import Unreachable
+from exaifs.proxies import check_proxies
 from exaifs.remote.failures import failure_of, rest_error, storage_error, translated
 from exaifs.remote.lanes import Lane
 from exaifs.remote.retry import RetryPolicy
@@ -216,9 +217,11 @@ async def open_session(config: Config) -> AsyncIterator[Session]:
     """Open the pool; nothing is sent yet.
 
     Raises:
-        ConfigError: no server or key is named, or the key cannot be one.
+        ConfigError: no server or key is named, the key cannot be one, or a proxy cannot be used.
     """
     config.require_remote()
+    if not config.is_local_server:
+        check_proxies()
     key = config.key
     timeout_s = config.request_timeout_s
     async with httpx.AsyncClient(

@@ -163,3 +163,30 @@ def test_a_traceback_appears_with_debug_only() -> None:
         assert debug.code == plain.code
         assert debug.stderr.splitlines()[-1] == plain.complaint
         assert KEY not in debug.output
+
+
+@pytest.mark.parametrize("command", [("doctor",), ("fsck",), ("mount",)])
+@pytest.mark.parametrize(
+    ("proxy", "advice"),
+    [
+        ("socks5://127.0.0.1:9", "httpx[socks]"),
+        ("ftp://someone:secret-word@127.0.0.1", "http://HOST:PORT"),
+        ("http://someone:secret-word@host:port", "http://HOST:PORT"),
+    ],
+)
+def test_a_proxy_that_cannot_be_used(
+    tmp_path: Path, command: tuple[str, ...], proxy: str, advice: str
+) -> None:
+    """The variable is named, and what to do; never its value, which may hold a password."""
+    (tmp_path / "files").mkdir()
+    arguments = (*command, str(tmp_path / "files")) if command == ("mount",) else command
+    env = {
+        **settings("https://x.supabase.co"),
+        "FILE_CACHE_DIR": str(tmp_path / "cache"),
+        "ALL_PROXY": proxy,
+    }
+    result = exaifs(*arguments, env=env)
+    assert result.code == 2, result
+    assert "ALL_PROXY: " in result.complaint
+    assert advice in result.complaint
+    assert "secret-word" not in result.output
