@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 from pydantic import AliasChoices
 
@@ -72,6 +73,13 @@ def _setting_names() -> set[str]:
     """Return the variables that exaifs reads, but for those that say where it is installed."""
     aliases = [field.validation_alias for field in Config.model_fields.values()]
     return {str(name) for alias in aliases if isinstance(alias, AliasChoices) for name in alias.choices}
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Iterator[None]:
+    """Have no test's logging reach the next one: structlog knows one set-up a process."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

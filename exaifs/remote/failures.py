@@ -210,8 +210,17 @@ def translated(what: str) -> Iterator[None]:
     except httpx.TimeoutException as exc:
         raise Unreachable(f"{what}: no answer in time ({type(exc).__name__})") from exc
     except httpx.ConnectError as exc:
-        raise Unreachable(f"{what}: cannot connect ({exc})") from exc
+        raise Unreachable(f"{what}: cannot connect to {_server(exc)} ({exc})") from exc
     except httpx.LocalProtocolError as exc:
         raise IntegrityError(f"{what}: the request could not be sent as announced ({exc})") from exc
     except httpx.HTTPError as exc:
         raise Unreachable(f"{what}: the connection broke ({type(exc).__name__} {exc})") from exc
+
+
+def _server(exc: httpx.RequestError) -> str:
+    """Name the server that a request was for, without what else its URL says."""
+    try:
+        url = exc.request.url
+    except RuntimeError:  # it was not sent by a client
+        return "Supabase"
+    return url.netloc.decode("ascii", "replace").rpartition("@")[2]

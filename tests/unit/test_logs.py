@@ -35,7 +35,6 @@ def _restore_logging() -> Iterator[None]:
     root.setLevel(level)
     sys.excepthook = hooks
     logging.captureWarnings(capture=False)
-    structlog.reset_defaults()
 
 
 def _setup(format_: str = "auto", level: str = "debug") -> io.StringIO:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import pyfuse3
 import pytest
-import structlog
 import trio
 import trio.testing
 from structlog.testing import capture_logs
@@ -48,11 +47,6 @@ class Handlers:
 
     async def _fail(self) -> None:
         raise self._error()
-
-
-@pytest.fixture(autouse=True)
-def _plain_structlog() -> None:
-    structlog.reset_defaults()
 
 
 def _every_error() -> list[type[ExaifsError]]:
