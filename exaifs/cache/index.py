@@ -16,15 +16,14 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections import Counter
-from collections.abc import Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Collection
+from contextlib import AbstractContextManager
+from dataclasses import replace
 
 from exaifs.cache.connection import transaction
 from exaifs.cache.entries import COLUMNS, Entry, from_row, to_row
-from exaifs.cache.keyset import KeySet
 from exaifs.cache.oddkeys import OddKeys
+from exaifs.cache.recency import Recency
 from exaifs.model import ROOT_INO, Ino, Posix
 from exaifs.names import split_key
 
@@ -35,19 +34,12 @@ _UPSERT = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class View:
-    """When a question was asked; see `Index.view`."""
-
-    sequence: int
-
-
 def upper_bound(prefix: str) -> str:
     """Return the smallest string above every key that starts with `prefix` (which ends in a slash)."""
     return prefix[:-1] + "0"
 
 
-class Index:
+class Index(Recency):
     """Names and attributes of one bucket.
 
     Args:
@@ -55,20 +47,13 @@ class Index:
     """
 
     def __init__(self, database: sqlite3.Connection) -> None:
+        super().__init__()
         self._db = database
         self.odd_keys = OddKeys(database)
         # Mutable state, each changed without an await between read and write.
         highest = database.execute("SELECT max(ino) FROM entries").fetchone()[0]
         self._next_ino = max(highest or 0, ROOT_INO) + 1
         self._root = self._load_root()
-        self._sequence = 0
-        self._touched: dict[str, int] = {}
-        self._touched_prefixes: dict[str, int] = {}
-        self._claims = KeySet()
-        self._contested: set[str] = set()
-        self._listed: Counter[str] = Counter()
-        self._expired_at = -1
-        self._open_views = 0
 
     def _load_root(self) -> Entry:
         blank = Entry(parent="", name="", component="", kind="dir", ino=ROOT_INO)
@@ -257,23 +242,30 @@ class Index:
         self.outdate_listings()
         self._db.execute("UPDATE loaded SET loaded_at_ns = 0")
 
-    def is_expired(self, view: View) -> bool:
-        """Tell whether everything was to be listed again after a question was asked."""
-        return self._expired_at > view.sequence
-
-    def outdate_listings(self) -> None:
-        """Have listings that are on their way done again: who knows whether a change of ours happened."""
-        self._sequence += 1
-        self._expired_at = self._sequence
-
     def expire(self, prefix: str) -> None:
         """Do as `expire_all` with one directory."""
         self.outdate_listings()
         self.doubt(prefix)
 
     def doubt(self, prefix: str) -> None:
-        """Have a directory listed again when it is needed; until then what is known of it is shown."""
+        """Have a directory listed again when it is needed; until then what is known of it is shown.
+
+        A listing of it that is on its way counts as older than this.
+        """
+        self.outdate_listing(prefix)
         self._db.execute("UPDATE loaded SET loaded_at_ns = 0 WHERE prefix = ?", (prefix,))
+
+    def release(self, key: str, *, in_vain: bool = False) -> None:
+        """Undo one `claim`; answers asked for before now still leave the key alone.
+
+        Args:
+            key: what was claimed.
+            in_vain: nothing is known to have come of it: what listings said meanwhile may be true.
+        """
+        for left in self.take_left(key):
+            if in_vain or left.endswith("/"):
+                self.doubt(split_key(left.rstrip("/"))[0])
+        super().release(key)
 
     def expire_below(self, prefix: str) -> None:
         """Do as `expire_all` with a directory and all below."""
@@ -295,74 +287,6 @@ class Index:
         return gone
 
     # -- for merging answers -----------------------------------------------------------------------
-
-    @contextmanager
-    def view(self, listed: str | None = None) -> Iterator[View]:
-        """Mark that a question is being asked; merge its answer before leaving.
-
-        Args:
-            listed: the directory, if the question is what is in it.
-        """
-        self._open_views += 1
-        if listed is not None:
-            self._listed[listed] += 1
-        try:
-            yield View(self._sequence)
-        finally:
-            if listed is not None:
-                self._listed[listed] -= 1
-                self._listed += Counter()  # drops zeros
-            self._open_views -= 1
-            if self._open_views == 0:
-                self._touched.clear()
-                self._touched_prefixes.clear()
-
-    def touch(self, key: str) -> None:
-        """Mark a key as changed now: answers asked for earlier leave it alone."""
-        self._sequence += 1
-        if self._open_views:
-            self._touched[key] = self._sequence
-
-    def claim(self, key: str) -> None:
-        """Have answers leave a key alone, or with a final slash all keys below; see `fs.claims`."""
-        self._claims.add(key)
-
-    def release(self, key: str) -> None:
-        """Undo one `claim`; answers asked for before now still leave the key alone."""
-        self._claims.discard(key)
-        self._sequence += 1
-        if self._open_views:
-            touched = self._touched_prefixes if key.endswith("/") else self._touched
-            touched[key] = self._sequence
-
-    def contest(self, key: str) -> None:
-        """Note that the bucket has an object under the key of a file that was made here and is not sent."""
-        self._contested.add(key)
-
-    def take_contested(self, key: str) -> bool:
-        """Tell whether that was noted, and forget it."""
-        contested = key in self._contested
-        self._contested.discard(key)
-        return contested
-
-    def is_claimed(self, key: str) -> bool:
-        """Tell whether a key is being changed from here."""
-        return self._claims.covers(key)
-
-    def is_being_listed(self, key: str) -> bool:
-        """Tell whether a listing of a directory on the way to a key is under way."""
-        return any(key.startswith(prefix) for prefix in self._listed)
-
-    def is_renamed(self, prefix: str, view: View) -> bool:
-        """Tell whether a directory was, or is being, renamed after a question was asked."""
-        return self.is_claimed(prefix) or any(
-            sequence > view.sequence and prefix.startswith(renamed)
-            for renamed, sequence in self._touched_prefixes.items()
-        )
-
-    def is_newer(self, key: str, view: View) -> bool:
-        """Tell whether a key was, or is being, changed here after a question was asked."""
-        return self._touched.get(key, -1) > view.sequence or self.is_renamed(key, view)
 
     def write(self, entry: Entry) -> None:
         """Store an entry without marking it as changed here."""

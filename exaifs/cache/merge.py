@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 import structlog
 
 from exaifs.cache.entries import Entry, from_record, with_marker
-from exaifs.cache.index import Index, View
+from exaifs.cache.index import Index
 from exaifs.cache.naming import Move, place, reclaim
+from exaifs.cache.recency import View
 from exaifs.model import ObjectRecord
 from exaifs.names import PLACEHOLDER, OddKind, decode_component, odd_part, oddity, path_of, split_key
 from exaifs.remote.interface import Change, Folder
@@ -53,6 +54,20 @@ class _Merge:
     difference: Difference = field(default_factory=Difference)
     hidden: set[str] = field(default_factory=set)
     """Folders that could not be shown, because something newer was known of them."""
+    is_listing: bool = False
+
+    def is_newer(self, key: str) -> bool:
+        """Tell whether this answer must leave a key alone.
+
+        Of files the feed says again what a listing left alone. Of directories only a listing does.
+        """
+        newer = self.index.is_newer(key, self.view)
+        if newer and self.is_listing:
+            if self.index.is_claimed(key):
+                self.index.leave(key)
+            elif key.endswith("/"):
+                self.index.outdate_listing(split_key(key[:-1])[0])
+        return newer
 
     def write(self, entry: Entry) -> None:
         # Answers that were asked for before this one came must not undo it.
@@ -73,7 +88,7 @@ class _Merge:
 
     def folder(self, prefix: str, folder: Folder) -> None:
         key = f"{prefix}{folder.component}/" if folder.component else ""
-        if self.index.is_newer(key, self.view):
+        if self.is_newer(key):
             return
         known = self.index.directory(key)
         if known is None:
@@ -100,7 +115,7 @@ class _Merge:
     def object(self, record: ObjectRecord) -> None:
         parent, component = split_key(record.key)
         known = self.index.file(parent, component)
-        if self.index.is_newer(record.key, self.view):
+        if self.is_newer(record.key):
             return
         if known is not None and known.pending:
             self.index.contest(record.key)
@@ -133,7 +148,7 @@ class _Merge:
         for key in stale:
             # Read again: an entry may have another name by now.
             entry = self.index.directory(key) if key.endswith("/") else self.index.file(*split_key(key))
-            if entry is None or entry.pending or self.index.is_newer(key, self.view):
+            if entry is None or entry.pending or self.is_newer(key):
                 continue
             if not (entry.is_dir and self.index.holds_pending(key)):
                 self.delete(entry)
@@ -162,7 +177,7 @@ class DirectoryMerge:
 
     def page(self, records: Iterable[ObjectRecord], folders: Iterable[Folder]) -> Difference:
         """Take in some of the names, but not the last; folders that cannot be shown are passed over."""
-        merge = _Merge(self._index, self._view, self._at_ns)
+        merge = _Merge(self._index, self._view, self._at_ns, is_listing=True)
         with self._index.transaction():
             self._take(merge, records, folders)
         return merge.difference
@@ -200,7 +215,7 @@ class DirectoryMerge:
         """
         unseen: list[str] | None = None
         while True:
-            merge = _Merge(self._index, self._view, self._at_ns)
+            merge = _Merge(self._index, self._view, self._at_ns, is_listing=True)
             with self._index.transaction():
                 if unseen is None:
                     self._take(merge, records, folders)
@@ -209,8 +224,8 @@ class DirectoryMerge:
                 del unseen[:_DROPPED_AT_ONCE]
                 if not unseen:
                     self._note_odd(odd_keys)
-                    expired = self._index.is_expired(self._view)
-                    self._index.mark_loaded(self._prefix, 0 if expired else self._at_ns)
+                    outdated = self._index.is_outdated(self._prefix, self._view)
+                    self._index.mark_loaded(self._prefix, 0 if outdated else self._at_ns)
                     self._drop_empty(merge)
             yield merge.difference
             if not unseen:

@@ -45,15 +45,17 @@ class Claims:
         for key in keys:
             self._held.add(key)
             self._index.claim(key)
+        in_vain = True
         try:
             yield
+            in_vain = False
         except BaseException:
             self._index.outdate_listings()
             raise
         finally:
             for key in keys:
                 self._held.discard(key)
-                self._index.release(key)
+                self._index.release(key, in_vain=in_vain)
             self._released.set()
             self._released = trio.Event()
 

@@ -18,9 +18,9 @@ import structlog
 import trio
 
 from exaifs.cache.entries import Entry
-from exaifs.cache.index import View
 from exaifs.cache.merge import Difference, DirectoryMerge, merge_record
 from exaifs.cache.naming import reclaim
+from exaifs.cache.recency import View
 from exaifs.errors import NotFound, RemoteError, Unreachable
 from exaifs.fs.core import Core
 from exaifs.fs.inodes import Inode
