@@ -36,6 +36,7 @@ from tests.simulation.world import (
     check_database,
     check_index,
     check_nothing_left,
+    let_go,
     opened,
     settle,
     visible,
@@ -162,6 +163,7 @@ class Play:
             await check_agreement(self.server, actor.kernel)
             actor.kernel.drop_caches()
             keys = set(self.server.bucket.objects)
+            await let_go(actor.kernel.fs)
             check_nothing_left(actor.kernel.fs, actor.cache / "staging", keys)
 
     # -- judging -----------------------------------------------------------------------------------

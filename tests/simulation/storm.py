@@ -26,6 +26,7 @@ from tests.simulation.world import (
     check_database,
     check_index,
     check_nothing_left,
+    let_go,
     settle,
 )
 from tests.support.double import DoubleServer
@@ -423,6 +424,7 @@ class Storm:
                 kernel = Kernel(fs)
                 await check_agreement(self.server, kernel)
                 kernel.drop_caches()
+                await let_go(fs)
                 check_nothing_left(fs, cache / "staging", set(self.server.bucket.objects))
             finally:
                 close_staged(fs)
