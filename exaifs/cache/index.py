@@ -195,7 +195,14 @@ class Index(Recency):
     def put(self, entry: Entry) -> None:
         """Insert an entry made here, or replace the one of the same name."""
         self.touch(entry.key)
+        self._take_name(entry)
         self.write(entry)
+
+    def _take_name(self, entry: Entry) -> None:
+        """Have another object that came under the same name meanwhile listed again: under another one."""
+        there = self.child(entry.parent, entry.name)
+        if there is not None and there.key != entry.key:
+            self.doubt(entry.parent)
 
     def remove(self, entry: Entry) -> None:
         """Forget a name removed here; a directory's own listing is forgotten too."""
@@ -208,6 +215,7 @@ class Index(Recency):
             self.touch(entry.key)
             self.touch(renamed.key)
             self.delete(entry, keep_below=True)
+            self._take_name(renamed)
             self.write(renamed)
             if entry.is_dir:
                 self._move_below(entry.key, renamed.key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -71,6 +72,49 @@ async def test_a_file_made_during_a_directory_rename_goes_along(server: DoubleSe
         await during_rename(server, paths, partial(paths.create, "old/made", b"data"))
         assert await paths.read("new/made") == b"data"
         await check_agreement(server, paths, "new", ["f", "made"])
+
+
+async def test_a_name_that_another_host_takes_during_a_directory_rename(
+    server: DoubleServer, mount: Mount
+) -> None:
+    """Every object that can be shown is shown: theirs under another name, as one key is not the other."""
+    server.bucket.put("old/f", b"ours")
+    async with mount() as paths:
+        await paths.ls("old")
+
+        async def take_the_name() -> None:
+            server.bucket.put("new", b"theirs")
+            await follow(paths)
+
+        await during_rename(server, paths, take_the_name)
+        with trio.fail_after(60):
+            while await paths.ls() != ["new", "new (object)"]:
+                await follow(paths)
+        assert await paths.read("new (object)") == b"theirs"
+        assert await paths.read("new/f") == b"ours"
+
+
+async def test_a_listing_during_a_rename_that_comes_to_nothing_is_not_the_last(
+    server: DoubleServer, mount: Mount
+) -> None:
+    """Another host takes the directory away; ours leaves it alone while it is claimed, then looks again."""
+    server.bucket.put("old/deep/f", b"1")
+    server.bucket.put("old/deep/g", b"2")
+    async with mount() as paths:
+        assert await paths.ls() == ["old"]
+
+        async def take_it_away() -> None:
+            for key in ("old/deep/f", "old/deep/g"):
+                server.bucket.move(key, f"away/{key}")
+            await follow(paths)
+            paths.fs.core.index.expire("")
+            await paths.ls()
+
+        with suppress(ExceptionGroup):
+            await during_rename(server, paths, take_it_away)
+        with trio.fail_after(60):
+            while await paths.ls() != ["away"]:
+                await follow(paths)
 
 
 async def test_a_directory_made_during_a_directory_rename_goes_along(
