@@ -38,8 +38,12 @@ from exaifs.cache.journalfile import Record
 from exaifs.cache.keyset import KeySet
 from exaifs.cache.ordering import Ordering
 from exaifs.errors import ExaifsError
+from exaifs.model import ObjectRecord
 
 _log = structlog.get_logger(__name__)
+
+_CLOSINGS = 10_000
+"""Of so many objects that renames took along it is remembered when they were closed."""
 
 
 class Outbox:
@@ -62,6 +66,7 @@ class Outbox:
         self._tried: set[int] = set()  # may have been carried out, though no answer came
         self._direct: set[int] = set()  # in the hands of the caller of `append`, who holds claims
         self._puts: dict[str, int] = {}
+        self._closings: dict[str, int] = {}
         self._on_news: list[Callable[[], None]] = []
         self._settled = trio.Event()
 
@@ -109,6 +114,16 @@ class Outbox:
                 return None
             key = moved_key(key, move.source, move.entry.key)
         return key
+
+    def carried_along(self, record: ObjectRecord, moved: ObjectRecord) -> None:
+        """Remember when another host closed what a directory's rename took along: it looks newer since."""
+        while len(self._closings) >= _CLOSINGS:
+            del self._closings[next(iter(self._closings))]
+        self._closings[moved.version] = self.closed_ns(record)
+
+    def closed_ns(self, record: ObjectRecord) -> int:
+        """Return when the bytes of an object were put where they are, renames from here left aside."""
+        return self._closings.get(record.version, record.updated_ns)
 
     async def wait_settled(self, key: str) -> None:
         """Return once no operation that touches a key waits; for ever while Supabase is away."""

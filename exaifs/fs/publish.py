@@ -323,7 +323,9 @@ class Publisher:
                 self._contact.succeeded()
                 if record is not None and await self._is_foreign(inode, staged, record):
                     known = self._index.is_newer(key, view)
-                    ours_is_later = staged.acknowledged and record.updated_ns <= staged.closed_ns
+                    ours_is_later = (
+                        staged.acknowledged and self._outbox.closed_ns(record) <= staged.closed_ns
+                    )
                     if inode.opens and not (ours_is_later and self._policy.conflict != "refuse"):
                         staged.due_at = math.inf  # the last close is still to come, and decides
                         return

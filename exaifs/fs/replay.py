@@ -223,17 +223,19 @@ class Replayer:
     async def _move_tree(self, number: int, operation: Move) -> tuple[list[str], dict[int, Operation]]:
         """Move what is there, known here or not; what cannot go stays, and shows under its old name."""
         old, new = operation.source, operation.entry.key
-        left = await self._move_objects(old, new)
+        moving = {record.key: record async for record in self._carrier.tree(old)}
+        left = await self._move_objects(old, new, moving)
         for key, exc in left.items():
             self._conflicts.note(key, f"its directory was renamed here, it stays: {exc}")
-        revised, is_there = await self._take_on_tree(number, operation)
+        revised, is_there = await self._take_on_tree(number, operation, moving)
         if not (is_there or left):
             self._conflicts.note(old, "renamed here, but another host has removed it")
         return [*([old] if left else []), *([] if is_there else [new])], revised
 
-    async def _move_objects(self, old: str, new: str) -> dict[str, ExaifsError]:
+    async def _move_objects(
+        self, old: str, new: str, moving: Mapping[str, ObjectRecord]
+    ) -> dict[str, ExaifsError]:
         """Move all that can be moved; return what stays, and why."""
-        moving = {record.key: record async for record in self._carrier.tree(old)}
         if not moving:
             return {}
         left: dict[str, ExaifsError] = {
@@ -245,13 +247,18 @@ class Replayer:
         moves = [(key, new + key[len(old) :]) for key in moving if key not in left]
         return left | await self._carrier.move_all(moves, replace=True, may_stay=is_final)
 
-    async def _take_on_tree(self, number: int, operation: Move) -> tuple[dict[int, Operation], bool]:
+    async def _take_on_tree(
+        self, number: int, operation: Move, moving: Mapping[str, ObjectRecord]
+    ) -> tuple[dict[int, Operation], bool]:
         """Note what has moved; return what later operations say, and whether there is such a directory."""
         old, new = operation.source, operation.entry.key
         moved: set[str] = set()
         revised: dict[int, Operation] = {}
         waiting = self._later(number)
         async for record in self._carrier.tree(new):
+            source = moving.get(old + record.key[len(new) :])
+            if source is not None and _is_copy(source, record):
+                self._outbox.carried_along(source, record)
             key = self._outbox.local_key(number, record.key)
             if key is None:
                 continue

@@ -184,6 +184,28 @@ async def test_another_host_is_met_by_the_same_rules(
         assert kept(tmp_path) == [b"theirs"]
 
 
+@pytest.mark.parametrize("ours_is_later", [True, False])
+async def test_what_a_rename_takes_along_is_not_closed_by_it(
+    server: DoubleServer, mount: Mount, tmp_path: Path, *, ours_is_later: bool
+) -> None:
+    """Last close wins, by when each was closed: what a rename moves only looks newer since."""
+    async with mount() as paths:
+        assert await paths.ls("d") == ["sub", "x", "y"]
+        server.online = False
+        if ours_is_later:
+            server.bucket.put("d/new", b"theirs")
+        await paths.rename("d", "e")
+        await paths.create("e/new", b"ours")
+        await paths.rename("e", "f")
+        if not ours_is_later:
+            server.bucket.put("d/new", b"theirs")
+        await back(server, paths)
+        winner, loser = (b"ours", b"theirs") if ours_is_later else (b"theirs", b"ours")
+        assert contents(server)["f/new"] == winner
+        assert await paths.read("f/new") == winner
+    assert kept(tmp_path) == [loser]
+
+
 async def test_one_that_another_host_removed_is_gone(server: DoubleServer, mount: Mount) -> None:
     """There is nothing to move, and no directory without anything in it."""
     async with mount() as paths:
