@@ -14,6 +14,7 @@ from pathlib import Path
 
 import trio
 
+from exaifs.cache.conflicts import list_conflicts
 from exaifs.config import load
 from exaifs.errors import Busy, Exists, NotFound, Stale, Unreachable
 from exaifs.fs.filesystem import FileSystem
@@ -63,6 +64,8 @@ class Private:
     """Renames that may be half done: the content is under the old name, the new one, or both."""
     also: str | None = None
     """Where a directory rename was going that may be half done."""
+    late: dict[str, Possible] = field(default_factory=dict)
+    """Closes without an answer that were replaced since: if they arrive they are another's to the mount."""
 
     def usable(self) -> list[str]:
         """Return the names that are not part of a rename that failed."""
@@ -316,6 +319,8 @@ class Storm:
             assert None in source, f"{private.path}/{name} is gone"
             return
         private.moved.remove(doubt)
+        if len(target) > 1:
+            private.late[new] = private.late.get(new, set()) | (target - {None})
         private.files[name], private.files[new] = {None}, source - {None}
         self.note(f"renamed {private.path}: {name} to {new}")
 
@@ -437,12 +442,24 @@ class Storm:
             every = [f"{place}/{name}" for place in places]
             return {objects[key].data for key in every if key in objects} or {None}
 
-        for name, possible in private.files.items():
+        for name, certain in private.files.items():
+            possible = certain
+            if self.settings["conflict"] == "refuse" and certain & self._kept_aside():
+                possible = certain | private.late.get(name, set())
             shown = [(data or b"-")[:8] for data in possible]
             assert found(name) <= possible, f"{private.path}/{name}: {found(name)!r:.80}, not {shown}"
         for old, new, possible in private.moved:
             there = (found(old) | found(new)) & possible
             assert there, f"{private.path}: lost between {old} and {new}"
+
+    def _kept_aside(self) -> set[bytes]:
+        """Return what lost a conflict on one of the mounts."""
+        directories = [self.directory / name / "conflicts" for name in ("one", "two")]
+        return {
+            (directory / f"{conflict.id}.data").read_bytes()
+            for directory in directories
+            for conflict in list_conflicts(directory)
+        }
 
 
 def close_staged(fs: FileSystem) -> None:
