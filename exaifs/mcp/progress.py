@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import anyio
@@ -13,6 +13,9 @@ from exaifs.remote.bodies import Progress
 
 _PAUSE_S = 0.1
 """Between two notifications; each tells all that happened meanwhile."""
+
+_SEND_S = 5.0
+"""How long a client that does not take one may hold the end of a call."""
 
 
 class _Reporter:
@@ -38,14 +41,17 @@ class _Reporter:
             await anyio.sleep(_PAUSE_S)
 
     async def send(self) -> None:
-        """Send what was not sent; a client that has gone is told nothing."""
+        """Send what was not sent, to its end; a client that has gone is told nothing."""
         if self._told is None or self._told == self._sent:
             return
         self._sent = done_bytes, total_bytes = self._told
-        try:
+        # Cut off, nobody would know whether the client has it: the last one would be lost, or told twice.
+        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError), _to_its_end():
             await self._context.report_progress(done_bytes, total_bytes, f"{self._what}, in bytes")
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-            return
+
+
+def _to_its_end() -> anyio.CancelScope:
+    return anyio.move_on_after(_SEND_S, shield=True)
 
 
 @asynccontextmanager
