@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from exaifs.cache.conflicts import list_conflicts
 from exaifs.errors import IntegrityError
 from tests.fs.conftest import Mount
+from tests.fs.scenes import kept_aside
 from tests.support.double import DoubleServer
 from tests.support.paths import Paths, follow
 
@@ -23,12 +23,6 @@ def damage(cache: Path, pattern: str) -> None:
     data = bytearray(path.read_bytes())
     data[0] ^= 1
     path.write_bytes(data)
-
-
-def kept(cache: Path) -> list[bytes]:
-    """Return the bytes that were set aside."""
-    directory = cache / "conflicts"
-    return [(directory / f"{one.id}.data").read_bytes() for one in list_conflicts(directory)]
 
 
 async def append(paths: Paths, path: str, data: bytes) -> None:
@@ -69,7 +63,7 @@ async def test_damaged_bytes_are_not_written_on(server: DoubleServer, mount: Mou
         await follow(paths)
         assert server.bucket.objects["f"].data == b"in the bucket"
         assert await paths.read("f") == b"in the bucket"
-        assert kept(tmp_path / "cache") == [b"vhat was written"]
+        assert kept_aside(tmp_path / "cache") == [b"vhat was written"]
 
 
 async def test_an_append_to_what_waits_is_sent(server: DoubleServer, mount: Mount) -> None:
@@ -100,7 +94,7 @@ async def test_damaged_bytes_of_a_conflict_are_set_aside(
         assert await paths.fs.drain(10.0) == 0
         await follow(paths)
         assert await paths.read("f") == b"theirs"
-        assert kept(tmp_path / "cache") == [b"nurs, as it was written"]
+        assert kept_aside(tmp_path / "cache") == [b"nurs, as it was written"]
 
 
 async def test_damaged_cached_content_is_not_written_on(

@@ -12,10 +12,11 @@ import trio.testing
 from exaifs.errors import ExaifsError, NoAttribute, Unreachable
 from exaifs.model import AttributeChange
 from exaifs.names import PLACEHOLDER
+from tests.fs import scenes
 from tests.fs.conftest import Mount
 from tests.fs.scenes import file_size_limit
 from tests.support.double import DoubleServer
-from tests.support.paths import Paths, follow
+from tests.support.paths import Paths
 
 pytestmark = pytest.mark.anyio
 
@@ -30,9 +31,7 @@ def changes(server: DoubleServer) -> dict[str, int]:
 async def back(server: DoubleServer, paths: Paths) -> None:
     """Have Supabase answer again, and everything sent; count what that takes."""
     server.counts.clear()
-    server.online = True
-    assert await paths.fs.drain(10.0) == 0
-    await follow(paths)
+    await scenes.back(server, paths)
 
 
 async def change_often(paths: Paths, path: str, times: int) -> None:

@@ -24,9 +24,10 @@ from exaifs.fs.verdicts import PATIENCE_S
 from exaifs.model import AttributeChange, Posix
 from exaifs.remote.interface import Upload
 from tests.fs.conftest import Mount
+from tests.fs.scenes import back, contents
 from tests.simulation.weather import ThreadsInTurn
 from tests.support.double import DoubleServer
-from tests.support.paths import Paths, follow, mounted
+from tests.support.paths import follow, mounted
 
 pytestmark = pytest.mark.anyio
 
@@ -39,22 +40,10 @@ def put_damaged(server: DoubleServer, key: str, data: bytes) -> None:
     server.bucket.put(key, data, "text/plain", upload)
 
 
-async def back(server: DoubleServer, paths: Paths) -> None:
-    """Have Supabase answer again; nothing may be left that waits."""
-    server.online = True
-    assert await paths.fs.drain(10.0) == 0
-    await follow(paths)
-
-
 def conflicts(tmp_path: Path) -> list[tuple[Conflict, bytes]]:
     """Return what was kept aside."""
     directory = tmp_path / "cache" / "conflicts"
     return [(one, (directory / f"{one.id}.data").read_bytes()) for one in list_conflicts(directory)]
-
-
-def contents(server: DoubleServer) -> dict[str, bytes]:
-    """Return what the bucket holds."""
-    return {key: stored.data for key, stored in server.bucket.objects.items()}
 
 
 # -- bytes in the way that are not what their row says ------------------------------------------------

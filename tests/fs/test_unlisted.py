@@ -9,12 +9,11 @@ import pytest
 import trio
 import trio.testing
 
-from exaifs.cache.conflicts import list_conflicts
 from exaifs.errors import Busy, Unreachable
 from exaifs.model import AttributeChange
 from tests.fs.conftest import Mount
+from tests.fs.scenes import back, kept_aside
 from tests.support.double import DoubleServer
-from tests.support.paths import Paths, follow
 
 pytestmark = pytest.mark.anyio
 
@@ -31,19 +30,6 @@ def tree(server: DoubleServer) -> None:
 def contents(server: DoubleServer) -> dict[str, bytes]:
     """Return what the bucket holds, but for folder markers."""
     return {key: stored.data for key, stored in server.bucket.objects.items() if stored.data}
-
-
-async def back(server: DoubleServer, paths: Paths) -> None:
-    """Have Supabase answer again, and everything sent."""
-    server.online = True
-    assert await paths.fs.drain(10.0) == 0
-    await follow(paths)
-
-
-def kept(tmp_path: Path, cache: str = "cache") -> list[bytes]:
-    """Return what was kept aside."""
-    directory = tmp_path / cache / "conflicts"
-    return [(directory / f"{one.id}.data").read_bytes() for one in list_conflicts(directory)]
 
 
 RENAMED = {"e/x": b"x", "e/y": b"y", "e/sub/z": b"z", "e/sub/deep/w": b"w", "other/o": b"o"}
@@ -70,7 +56,7 @@ async def test_it_has_its_new_name_and_is_listed_later(
         assert await paths.ls("e") == ["sub", "x", "y"]
         assert await paths.ls("e/sub/deep") == ["w"]
         assert await paths.read("e/sub/deep/w") == b"w"
-        assert kept(tmp_path) == []
+        assert kept_aside(tmp_path / "cache") == []
 
 
 async def test_what_is_known_of_it_is_shown_and_changed(
@@ -102,7 +88,7 @@ async def test_what_is_known_of_it_is_shown_and_changed(
         assert await paths.ls() == ["e", "other", "sub"]
         assert await paths.ls("sub") == ["deep", "z"]
         assert (await paths.stat("sub")).mode & 0o777 == 0o700
-        assert kept(tmp_path) == []
+        assert kept_aside(tmp_path / "cache") == []
 
 
 async def test_its_old_name_is_free_for_another(server: DoubleServer, mount: Mount) -> None:
@@ -141,7 +127,7 @@ async def test_names_go_round(server: DoubleServer, mount: Mount, tmp_path: Path
         }
         assert await paths.ls() == ["box", "d"]
         assert await paths.ls("box/in") == ["sub", "x", "y"]
-        assert kept(tmp_path) == []
+        assert kept_aside(tmp_path / "cache") == []
 
 
 async def test_what_is_not_known_to_be_empty_is_not_replaced(server: DoubleServer, mount: Mount) -> None:
@@ -181,7 +167,7 @@ async def test_another_host_is_met_by_the_same_rules(
         }
         assert await paths.ls("e") == ["own", "sub", "x"]
         assert await paths.ls("e/sub") == ["deep", "late", "z"]
-        assert kept(tmp_path) == [b"theirs"]
+        assert kept_aside(tmp_path / "cache") == [b"theirs"]
 
 
 @pytest.mark.parametrize("ours_is_later", [True, False])
@@ -203,7 +189,7 @@ async def test_what_a_rename_takes_along_is_not_closed_by_it(
         winner, loser = (b"ours", b"theirs") if ours_is_later else (b"theirs", b"ours")
         assert contents(server)["f/new"] == winner
         assert await paths.read("f/new") == winner
-    assert kept(tmp_path) == [loser]
+    assert kept_aside(tmp_path / "cache") == [loser]
 
 
 async def test_one_that_another_host_removed_is_gone(server: DoubleServer, mount: Mount) -> None:
@@ -238,7 +224,7 @@ async def test_the_next_run_finishes_it(
         assert contents(server) == RENAMED
         assert await paths.ls() == ["e", "other"]
         assert await paths.ls("e/sub") == ["deep", "z"]
-        assert kept(tmp_path, "killed") == []
+        assert kept_aside(tmp_path / "killed") == []
 
 
 async def test_who_lists_it_waits_while_supabase_answers(server: DoubleServer, mount: Mount) -> None:
