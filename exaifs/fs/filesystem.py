@@ -81,7 +81,7 @@ class FileSystem:
         providers: ProviderIds | None = None,
     ) -> None:
         self._freshness_s = config.freshness_s
-        self._found_unsent = False
+        self._found_unsent = bool(journal.records)
         self.core = core = _core(config, remote, Index(database), contents, journal)
         self.survey = Survey(database)
         """What the index holds, in figures."""
@@ -214,7 +214,6 @@ class FileSystem:
             )
             if hello is not None:
                 fs.writes.limit.take(hello.size_limit_bytes)
-            fs._found_unsent = bool(records)
             await fs.writes.adopt(records)
             yield fs
 
