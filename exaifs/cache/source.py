@@ -32,9 +32,8 @@ class Downloads(Protocol):
 class _Hang:
     """A download whose whole time went by in waiting."""
 
-    def __init__(self, error: RemoteError, version: str, at: float, bytes_fetched: int) -> None:
+    def __init__(self, error: RemoteError, at: float, bytes_fetched: int) -> None:
         self._error = copy.copy(error)  # without its traceback
-        self.version = version
         self.at = at
         self.bytes_fetched = bytes_fetched
 
@@ -58,7 +57,7 @@ class Source:
         self.requests = 0
         self.bytes_fetched = 0
         """Counted by those who read the chunks."""
-        self._hang: _Hang | None = None  # the last one
+        self._hangs: dict[str, _Hang] = {}  # by version, the last one at the end
 
     @asynccontextmanager
     async def get(self, ref: ObjectRef, start: int, stop: int | None) -> AsyncGenerator[Download]:
@@ -69,8 +68,8 @@ class Source:
         """
         asked_at, bytes_before = anyio.current_time(), self.bytes_fetched
         async with self._slots:
-            hang = self._hang
-            if hang is not None and self._is_told(hang, ref, asked_at, bytes_before):
+            hang = self._answer_of_hang(ref, asked_at, bytes_before)
+            if hang is not None:
                 raise hang.error()
             self.requests += 1
             try:
@@ -78,16 +77,28 @@ class Source:
                     yield download
             except RemoteError as exc:
                 if exc.waited_out:
-                    self._hang = _Hang(exc, ref.version, anyio.current_time(), self.bytes_fetched)
+                    self._note_hang(exc, ref.version)
                 raise
 
-    def _is_told(self, hang: _Hang, ref: ObjectRef, asked_at: float, bytes_before: int) -> bool:
-        """Tell whether a hang answers a question that was asked at a time, when so many bytes had come."""
-        if asked_at < hang.at:
-            return self.bytes_fetched == bytes_before
-        if ref.version == hang.version and asked_at < hang.at + _HANG_S:
-            return self.bytes_fetched == hang.bytes_fetched
-        return False
+    def _note_hang(self, error: RemoteError, version: str) -> None:
+        """Remember it for a moment, beside those of others: several hang together and end together."""
+        now = anyio.current_time()
+        self._hangs = {
+            other: hang
+            for other, hang in self._hangs.items()
+            if other != version and now < hang.at + _HANG_S
+        }
+        self._hangs[version] = _Hang(error, now, self.bytes_fetched)
+
+    def _answer_of_hang(self, ref: ObjectRef, asked_at: float, bytes_before: int) -> _Hang | None:
+        """Return the hang that answers a question asked at a time, when so many bytes had come."""
+        last = next(reversed(self._hangs.values()), None)
+        if last is not None and asked_at < last.at and self.bytes_fetched == bytes_before:
+            return last
+        own = self._hangs.get(ref.version)
+        if own is None or self.bytes_fetched != own.bytes_fetched:
+            return None
+        return own if own.at <= asked_at < own.at + _HANG_S else None
 
     @asynccontextmanager
     async def chunks(self, download: Download) -> AsyncGenerator[AsyncIterator[bytes]]:

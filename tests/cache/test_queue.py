@@ -66,6 +66,29 @@ def test_the_whole_queue_is_told_at_once() -> None:
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
+def test_each_of_several_that_hang_is_told_once() -> None:
+    """Two files hang together: the kernel's second try of neither waits as long again."""
+
+    async def main() -> None:
+        bucket = HangingBucket()
+        source = Source(bucket)
+
+        async def read(version: str) -> None:
+            for _ in range(2):  # the read-ahead, and what the kernel asks after it failed
+                with pytest.raises(Unreachable):
+                    async with source.get(replace(REF, version=version), 0, None):
+                        raise AssertionError("it was opened")
+                await trio.sleep(0.1)
+
+        async with trio.open_nursery() as nursery:
+            for version in ("v1", "v2", "v3"):
+                nursery.start_soon(read, version)
+        assert trio.current_time() == pytest.approx(10.2)
+        assert bucket.asked == 3
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
 def test_a_queue_that_moves_goes_on() -> None:
     """As long as bytes came meanwhile, one download that hangs says nothing of the others."""
 
