@@ -23,7 +23,7 @@ from exaifs.cache.directory import locked_directory, unsent_elsewhere
 from exaifs.config import Config
 from exaifs.errors import MountError, RemoteError, Unreachable
 from exaifs.fs.filesystem import FileSystem
-from exaifs.fs.provider_ids import OpenProviderIds
+from exaifs.fs.operations.provider_ids import OpenProviderIds
 from exaifs.fuse.operations import Operations
 from exaifs.fuse.session import Session, mounted
 from exaifs.limits import memory_limit_bytes, memory_tier_bytes, raise_descriptor_limit

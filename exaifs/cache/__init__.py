@@ -1,1 +1,1 @@
-"""What this host knows and keeps: the index of names, and the tiers of contents."""
+"""What this host knows and keeps: the index of names (`names`), contents (`data`), journal (`unsent`)."""

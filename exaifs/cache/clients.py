@@ -21,11 +21,11 @@ from pathlib import Path
 import anyio.to_thread
 import structlog
 
-from exaifs.cache.contents import CacheLimits, ContentStore
-from exaifs.cache.database import open_database
+from exaifs.cache.data.contents import CacheLimits, ContentStore
+from exaifs.cache.data.source import Downloads
 from exaifs.cache.directory import directory_of
 from exaifs.cache.localfile import copy_contents, create, sha256_of_file, unlink_quietly
-from exaifs.cache.source import Downloads
+from exaifs.cache.names.database import open_database
 from exaifs.errors import ConfigError
 from exaifs.model import ObjectRef
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import structlog
 
-from exaifs.cache.journalfile import DIRECTORY as JOURNAL, LOG_NAME, read_journal
+from exaifs.cache.unsent.journalfile import DIRECTORY as JOURNAL, LOG_NAME, read_journal
 from exaifs.errors import JournalError, MountError
 from exaifs.processes import LOCK_NAME, holder_of, read_lock
 

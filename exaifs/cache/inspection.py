@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from exaifs.cache.connection import transaction
-from exaifs.cache.database import SCHEMA_VERSION
+from exaifs.cache.names.database import SCHEMA_VERSION
 from exaifs.errors import ExaifsError
 from exaifs.names import split_key
 

@@ -18,8 +18,8 @@ from typing import TypeVar
 import anyio
 import anyio.to_thread
 
-from exaifs.cache.blocks import MIB
-from exaifs.cache.digest import Digest
+from exaifs.cache.data.blocks import MIB
+from exaifs.cache.data.digest import Digest
 
 T = TypeVar("T")
 

@@ -14,7 +14,7 @@ import click
 import trio
 
 from exaifs import logs
-from exaifs.cache.conflicts import Conflict, Version
+from exaifs.cache.unsent.conflicts import Conflict, Version
 from exaifs.cli.command import (
     CONTEXT,
     MOUNTPOINT,

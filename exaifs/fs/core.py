@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from exaifs.cache.contents import ContentStore
-from exaifs.cache.entries import Entry
-from exaifs.cache.index import Index
+from exaifs.cache.data.contents import ContentStore
+from exaifs.cache.names.entries import Entry
+from exaifs.cache.names.index import Index
 from exaifs.errors import ReadOnly
-from exaifs.fs.changes import Changes
-from exaifs.fs.claims import Claims
 from exaifs.fs.contact import Contact
-from exaifs.fs.inodes import InodeTable
+from exaifs.fs.tables.claims import Claims
+from exaifs.fs.tables.inodes import InodeTable
+from exaifs.fs.unsent.changes import Changes
 from exaifs.model import ObjectRef
 from exaifs.remote.interface import Remote
 

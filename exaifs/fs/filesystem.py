@@ -10,39 +10,39 @@ from pathlib import Path
 
 import trio
 
-from exaifs.cache.contents import CacheLimits, ContentStore
-from exaifs.cache.database import open_database
+from exaifs.cache.data.contents import CacheLimits, ContentStore
 from exaifs.cache.health import DiskHealth
-from exaifs.cache.index import Index
-from exaifs.cache.journal import Journal, open_journal
-from exaifs.cache.journalfile import DIRECTORY as JOURNAL
-from exaifs.cache.merge import Difference
-from exaifs.cache.survey import Survey
+from exaifs.cache.names.database import open_database
+from exaifs.cache.names.index import Index
+from exaifs.cache.names.merge import Difference
+from exaifs.cache.names.survey import Survey
+from exaifs.cache.unsent.journal import Journal, open_journal
+from exaifs.cache.unsent.journalfile import DIRECTORY as JOURNAL
 from exaifs.config import MIB, Config
-from exaifs.fs.carrier import Carrier
-from exaifs.fs.changes import Changes
-from exaifs.fs.claims import Claims
 from exaifs.fs.contact import Contact
 from exaifs.fs.core import Core
-from exaifs.fs.counters import AccessCounters
-from exaifs.fs.directories import Directories
-from exaifs.fs.feed import Feed
-from exaifs.fs.files import Files
-from exaifs.fs.gaps import Gaps
-from exaifs.fs.handles import HandleTable
-from exaifs.fs.inodes import InodeTable, Ownership
-from exaifs.fs.invalidation import Invalidations
 from exaifs.fs.janitor import Janitor
-from exaifs.fs.markers import Markers
-from exaifs.fs.namespace import Namespace
-from exaifs.fs.outbox import Outbox
-from exaifs.fs.provider_ids import OpenProviderIds, OutsideAttributes, ProviderIds
-from exaifs.fs.removal import Remover
-from exaifs.fs.rename import Renamer
-from exaifs.fs.status import Reporter, Status
-from exaifs.fs.virtual import STATUS_NAME, SYNC_NAME, VirtualFiles
+from exaifs.fs.operations.files import Files
+from exaifs.fs.operations.markers import Markers
+from exaifs.fs.operations.namespace import Namespace
+from exaifs.fs.operations.provider_ids import OpenProviderIds, OutsideAttributes, ProviderIds
+from exaifs.fs.operations.removal import Remover
+from exaifs.fs.operations.rename import Renamer
+from exaifs.fs.operations.xattrs import Xattrs
+from exaifs.fs.report.status import Reporter, Status
+from exaifs.fs.report.virtual import STATUS_NAME, SYNC_NAME, VirtualFiles
+from exaifs.fs.tables.claims import Claims
+from exaifs.fs.tables.counters import AccessCounters
+from exaifs.fs.tables.handles import HandleTable
+from exaifs.fs.tables.inodes import InodeTable, Ownership
+from exaifs.fs.unsent.carrier import Carrier
+from exaifs.fs.unsent.changes import Changes
+from exaifs.fs.unsent.outbox import Outbox
+from exaifs.fs.upstream.directories import Directories
+from exaifs.fs.upstream.feed import Feed
+from exaifs.fs.upstream.gaps import Gaps
+from exaifs.fs.upstream.invalidation import Invalidations
 from exaifs.fs.writepath import WritePath, make_directories
-from exaifs.fs.xattrs import Xattrs
 from exaifs.remote.interface import Hello, Remote
 
 _DAY_S = 86400.0

@@ -9,23 +9,23 @@ from pathlib import Path
 import structlog
 import trio
 
-from exaifs.cache.conflicts import DIRECTORY as CONFLICTS
-from exaifs.cache.journalfile import Record
-from exaifs.cache.merge import Difference
+from exaifs.cache.names.merge import Difference
+from exaifs.cache.unsent.conflicts import DIRECTORY as CONFLICTS
+from exaifs.cache.unsent.journalfile import Record
 from exaifs.config import Config
-from exaifs.fs.adoption import Adoption
-from exaifs.fs.conflicts import Conflicts
-from exaifs.fs.contest import WritePolicy
 from exaifs.fs.core import Core
-from exaifs.fs.directories import Directories
-from exaifs.fs.inodes import Inode
-from exaifs.fs.keeping import Keeper
-from exaifs.fs.limit import SizeLimit
-from exaifs.fs.publish import Publisher
-from exaifs.fs.replay import Replayer
-from exaifs.fs.sender import Sender
-from exaifs.fs.waiting import WaitingList
-from exaifs.fs.writing import Writer
+from exaifs.fs.operations.writing import Writer
+from exaifs.fs.report.waiting import WaitingList
+from exaifs.fs.sending.adoption import Adoption
+from exaifs.fs.sending.conflicts import Conflicts
+from exaifs.fs.sending.contest import WritePolicy
+from exaifs.fs.sending.publish import Publisher
+from exaifs.fs.sending.replay import Replayer
+from exaifs.fs.sending.sender import Sender
+from exaifs.fs.staged.limit import SizeLimit
+from exaifs.fs.tables.inodes import Inode
+from exaifs.fs.unsent.keeping import Keeper
+from exaifs.fs.upstream.directories import Directories
 
 _log = structlog.get_logger(__name__)
 

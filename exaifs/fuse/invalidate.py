@@ -15,7 +15,7 @@ import pyfuse3
 import structlog
 import trio
 
-from exaifs.fs.invalidation import Invalidation, Invalidations, StaleName
+from exaifs.fs.upstream.invalidation import Invalidation, Invalidations, StaleName
 
 _log = structlog.get_logger(__name__)
 

@@ -24,7 +24,7 @@ import trio
 
 from exaifs import mountpoint as mountpoints
 from exaifs.errors import MountError
-from exaifs.fs.invalidation import Invalidations
+from exaifs.fs.upstream.invalidation import Invalidations
 from exaifs.fuse.invalidate import KernelCache
 from exaifs.fuse.operations import Operations
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from exaifs.cache.blocks import MIB
 from exaifs.cache.clients import ClientCache
+from exaifs.cache.data.blocks import MIB
 from exaifs.errors import InvalidArgument
 
 DAY_S = 86_400.0

@@ -40,7 +40,7 @@ from exaifs.errors import (
     NotFound,
     NotPermitted,
 )
-from exaifs.fs.mime import SNIFF_BYTES, mime_type_of
+from exaifs.fs.sending.mime import SNIFF_BYTES, mime_type_of
 from exaifs.handler.greeting import Greeting
 from exaifs.model import ObjectRecord, Posix
 from exaifs.names import path_of

@@ -15,9 +15,9 @@ from typing import Any
 
 import anyio
 
-from exaifs.cache.blocks import MIB
 from exaifs.cache.clients import ClientCache
-from exaifs.cache.contents import CacheLimits
+from exaifs.cache.data.blocks import MIB
+from exaifs.cache.data.contents import CacheLimits
 from exaifs.cache.localfile import Threads
 from exaifs.config import Config
 from exaifs.errors import (

@@ -13,8 +13,8 @@ from typing import Any, Final, Literal
 
 import anyio
 
-from exaifs.cache.conflicts import Conflict
 from exaifs.cache.localfile import sha256_of_file
+from exaifs.cache.unsent.conflicts import Conflict
 from exaifs.config import MIB, Config
 from exaifs.errors import ExaifsError, NameTooLong, NotFound
 from exaifs.model import ObjectRecord

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exaifs import mountpoint
-from exaifs.cache.conflicts import Conflict, Version, describe, discard, new_file, one_at_a_time
 from exaifs.cache.localfile import create, read_at, sha256_of_file, write_at
+from exaifs.cache.unsent.conflicts import Conflict, Version, describe, discard, new_file, one_at_a_time
 from exaifs.config import MIB
 from exaifs.errors import ExaifsError, Exists, IntegrityError, IsADirectory, MountError, NotFound
 from exaifs.ops.conflicts import Store, explain_os_error

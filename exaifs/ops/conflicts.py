@@ -14,8 +14,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from exaifs import mountpoint
-from exaifs.cache.conflicts import DIRECTORY, Conflict, data_of, discard, list_conflicts, one_at_a_time
 from exaifs.cache.directory import directory_of
+from exaifs.cache.unsent.conflicts import (
+    DIRECTORY,
+    Conflict,
+    data_of,
+    discard,
+    list_conflicts,
+    one_at_a_time,
+)
 from exaifs.config import Config
 from exaifs.errors import ConfigError, ExaifsError, MountError, NotFound
 from exaifs.ops.status import read_status

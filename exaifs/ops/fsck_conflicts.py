@@ -8,7 +8,8 @@ from pathlib import Path
 
 import anyio
 
-from exaifs.cache.conflicts import (
+from exaifs.cache.localfile import copy_contents, create, sha256_of_file
+from exaifs.cache.unsent.conflicts import (
     DIRECTORY,
     Conflict,
     Version,
@@ -18,8 +19,7 @@ from exaifs.cache.conflicts import (
     new_file,
     this_host,
 )
-from exaifs.cache.journal import sync_directory
-from exaifs.cache.localfile import copy_contents, create, sha256_of_file
+from exaifs.cache.unsent.journal import sync_directory
 from exaifs.ops.fsck_report import Finding, Progress, Report
 
 

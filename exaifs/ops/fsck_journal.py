@@ -17,10 +17,10 @@ from typing import Final
 
 import anyio
 
-from exaifs.cache.intents import Intent, Mark, Put, from_record, keys_of
-from exaifs.cache.journal import open_journal, sync_directory
-from exaifs.cache.journalfile import DIRECTORY as JOURNAL, Loaded, Record, read_journal
 from exaifs.cache.localfile import copy_contents, create, sha256_of_file
+from exaifs.cache.unsent.intents import Intent, Mark, Put, from_record, keys_of
+from exaifs.cache.unsent.journal import open_journal, sync_directory
+from exaifs.cache.unsent.journalfile import DIRECTORY as JOURNAL, Loaded, Record, read_journal
 from exaifs.errors import ExaifsError, JournalError
 from exaifs.names import path_of
 from exaifs.ops.fsck_conflicts import keep_aside, remove

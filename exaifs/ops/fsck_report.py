@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
-from exaifs.cache.keyset import KeySet
+from exaifs.cache.names.keyset import KeySet
 from exaifs.errors import RemoteError
 
 FORMAT: Final = 1

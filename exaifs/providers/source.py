@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
-from exaifs.cache.contents import ContentStore
+from exaifs.cache.data.contents import ContentStore
 from exaifs.errors import IntegrityError
 from exaifs.model import ObjectRef
 from exaifs.remote.interface import Body, ObjectStore

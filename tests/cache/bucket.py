@@ -17,8 +17,8 @@ from pathlib import Path
 
 import anyio
 
-from exaifs.cache.contents import CacheLimits, ContentStore
-from exaifs.cache.database import open_database
+from exaifs.cache.data.contents import CacheLimits, ContentStore
+from exaifs.cache.names.database import open_database
 from exaifs.errors import Stale
 from exaifs.model import ObjectRef
 

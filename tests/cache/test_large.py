@@ -3,7 +3,7 @@
 import anyio
 import pytest
 
-from exaifs.cache.contents import ContentStore
+from exaifs.cache.data.contents import ContentStore
 from exaifs.errors import IntegrityError, Stale, Unreachable
 from exaifs.model import ObjectRef
 from tests.cache.bucket import KIB, MIB, Fault, Site, random_bytes

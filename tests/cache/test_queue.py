@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from exaifs.cache.source import Source
+from exaifs.cache.data.source import Source
 from exaifs.errors import Unreachable
 from exaifs.model import ObjectRef
 from exaifs.remote.interface import Download

@@ -10,7 +10,7 @@ import anyio
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from exaifs.cache.contents import CacheLimits, ContentStore
+from exaifs.cache.data.contents import CacheLimits, ContentStore
 from exaifs.errors import Busy, ExaifsError, Unreachable
 from exaifs.model import ObjectRef
 from tests.cache.bucket import KIB, MIB, Fault, Site, random_bytes

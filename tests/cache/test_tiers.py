@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from exaifs.cache.contents import CacheLimits, ContentStore
+from exaifs.cache.data.contents import CacheLimits, ContentStore
 from exaifs.errors import Unreachable
 from exaifs.model import ObjectRef
 from tests.cache.bucket import KIB, MIB, Fault, Site, random_bytes

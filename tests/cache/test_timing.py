@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from exaifs.cache.contents import ContentStore
+from exaifs.cache.data.contents import ContentStore
 from exaifs.model import ObjectRef
 from tests.cache.bucket import KIB, MIB, Site, random_bytes
 

@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from exaifs.cache.contents import CacheLimits
+from exaifs.cache.data.contents import CacheLimits
 from exaifs.errors import NoSpace
 from tests.cache.bucket import KIB, MIB, Site, random_bytes
 

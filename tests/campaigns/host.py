@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from exaifs.cache.journalfile import read_journal
+from exaifs.cache.unsent.journalfile import read_journal
 from tests.campaigns.actions import Action
 from tests.campaigns.looking import BucketClient, bucket_differences, mounted_tree
 from tests.campaigns.workload import DEAD, Plan, is_unknown

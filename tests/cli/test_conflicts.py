@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from exaifs.cache.conflicts import DIRECTORY, Conflict, Version, describe, new_file
 from exaifs.cache.directory import directory_of
+from exaifs.cache.unsent.conflicts import DIRECTORY, Conflict, Version, describe, new_file
 from exaifs.remote.session import identity_of
 from tests.cli.support import clean_environment, exaifs
 from tests.support.ports import own_port

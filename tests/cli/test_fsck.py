@@ -11,11 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
-from exaifs.cache.conflicts import DIRECTORY, list_conflicts
 from exaifs.cache.directory import directory_of
-from exaifs.cache.entries import Entry
-from exaifs.cache.intents import Remove, to_record
-from exaifs.cache.journalfile import HEADER, LOG_NAME, encode
+from exaifs.cache.names.entries import Entry
+from exaifs.cache.unsent.conflicts import DIRECTORY, list_conflicts
+from exaifs.cache.unsent.intents import Remove, to_record
+from exaifs.cache.unsent.journalfile import HEADER, LOG_NAME, encode
 from exaifs.model import Ino
 from exaifs.remote.session import identity_of
 from tests.cli.conftest import Stranger

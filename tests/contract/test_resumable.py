@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from exaifs.cache.uploadmemory import FileUploadMemory
+from exaifs.cache.unsent.uploadmemory import FileUploadMemory
 from exaifs.errors import (
     BucketMissing,
     Busy,

@@ -10,8 +10,8 @@ from pathlib import Path
 import trio
 import trio.testing
 
-from exaifs.cache.conflicts import list_conflicts
-from exaifs.fs.invalidation import Invalidation
+from exaifs.cache.unsent.conflicts import list_conflicts
+from exaifs.fs.upstream.invalidation import Invalidation
 from tests.support.double import DoubleServer
 from tests.support.paths import Paths, follow
 

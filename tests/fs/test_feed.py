@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from exaifs.errors import NotFound, Stale
-from exaifs.fs.invalidation import StaleAttributes, StaleName
+from exaifs.fs.upstream.invalidation import StaleAttributes, StaleName
 from exaifs.model import AttributeChange
 from tests.fs.conftest import Mount
 from tests.fs.scenes import told

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from exaifs.cache.conflicts import DIRECTORY, Version, describe, list_conflicts, new_file
-from exaifs.cache.journalfile import HEADER, LOG_NAME, encode
+from exaifs.cache.unsent.conflicts import DIRECTORY, Version, describe, list_conflicts, new_file
+from exaifs.cache.unsent.journalfile import HEADER, LOG_NAME, encode
 from exaifs.ops.fsck_journal import read_state
 from exaifs.ops.fsck_local import LocalCheck
 from exaifs.ops.fsck_report import Progress, Report

@@ -14,7 +14,7 @@ import trio
 import trio.testing
 
 from exaifs.errors import Exists, NotEmpty, NotFound, Stale, Unreachable
-from exaifs.fs.invalidation import StaleName
+from exaifs.fs.upstream.invalidation import StaleName
 from exaifs.model import ROOT_INO, AttributeChange
 from exaifs.names import PLACEHOLDER
 from tests.fs.conftest import Mount

@@ -10,8 +10,8 @@ import pytest
 import trio
 
 from exaifs.errors import ExaifsError, NotFound, Unreachable
-from exaifs.fs.invalidation import StaleName
-from exaifs.fs.staging import Staged
+from exaifs.fs.staged.staging import Staged
+from exaifs.fs.upstream.invalidation import StaleName
 from exaifs.model import ROOT_INO, AttributeChange, Posix
 from exaifs.remote.interface import Upload
 from tests.fs.conftest import Mount

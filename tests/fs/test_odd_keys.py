@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from exaifs.cache.survey import OddNames
+from exaifs.cache.names.survey import OddNames
 from exaifs.errors import NotEmpty, NotFound
 from tests.fs.conftest import Mount
 from tests.support.double import DoubleServer

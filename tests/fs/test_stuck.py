@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from exaifs.cache.conflicts import Conflict, list_conflicts
+from exaifs.cache.unsent.conflicts import Conflict, list_conflicts
 from exaifs.errors import (
     Busy,
     ExaifsError,
@@ -20,7 +20,7 @@ from exaifs.errors import (
     RemoteError,
     Unserved,
 )
-from exaifs.fs.verdicts import PATIENCE_S
+from exaifs.fs.unsent.verdicts import PATIENCE_S
 from exaifs.model import AttributeChange, Posix
 from exaifs.remote.interface import Upload
 from tests.fs.conftest import Mount

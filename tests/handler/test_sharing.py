@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from exaifs.cache.clients import ClientCache
-from exaifs.cache.contents import CacheLimits
+from exaifs.cache.data.contents import CacheLimits
 from exaifs.cache.directory import directory_of, locked_directory
 from exaifs.errors import ConfigError
 from exaifs.handler.service import FileService

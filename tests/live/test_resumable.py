@@ -23,7 +23,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from exaifs.cache.uploadmemory import FileUploadMemory
+from exaifs.cache.unsent.uploadmemory import FileUploadMemory
 from exaifs.model import Posix
 from exaifs.remote.bodies import FileBody
 from exaifs.remote.client import open_remote
@@ -51,7 +51,7 @@ PIECE_BYTES = 6 * MIB
 SENDER = """
 import anyio, os, sys
 from pathlib import Path
-from exaifs.cache.uploadmemory import FileUploadMemory
+from exaifs.cache.unsent.uploadmemory import FileUploadMemory
 from exaifs.config import load
 from exaifs.model import Posix
 from exaifs.remote.bodies import FileBody

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from exaifs.cache.conflicts import DIRECTORY, Conflict, Version, describe, list_conflicts, new_file
+from exaifs.cache.unsent.conflicts import DIRECTORY, Conflict, Version, describe, list_conflicts, new_file
 from tests.mount.conftest import StoredBytes, exaifs, exaifs_mount
 from tests.support.gate import Gate
 from tests.support.mounts import AWAY, MountedDaemon, status_of

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from exaifs.cache.journalfile import read_journal
+from exaifs.cache.unsent.journalfile import read_journal
 from tests.mount.conftest import StoredBytes, exaifs_mount
 from tests.support.disks import KINDS, SmallDisk, disk_of
 from tests.support.gate import Gate

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from exaifs.cache.journalfile import read_journal
+from exaifs.cache.unsent.journalfile import read_journal
 from exaifs.errors import NoSpace
 from tests.resources.conftest import Mount
 from tests.support.disks import SmallDisk, small_disk

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from exaifs.errors import Exists, NotADirectory, NotFound, Stale
 from exaifs.fs.filesystem import FileSystem
-from exaifs.fs.invalidation import StaleName
+from exaifs.fs.upstream.invalidation import StaleName
 from exaifs.model import ROOT_INO, Attributes, Handle, Ino
 from tests.support.paths import CALLER
 

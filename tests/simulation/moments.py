@@ -17,7 +17,7 @@ from pathlib import Path
 
 import trio
 
-from exaifs.cache.conflicts import list_conflicts
+from exaifs.cache.unsent.conflicts import list_conflicts
 from exaifs.errors import Unreachable
 from exaifs.model import AttributeChange, Handle, Ino, Posix
 from exaifs.remote.interface import Upload

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import trio
 
-from exaifs.cache.conflicts import list_conflicts
+from exaifs.cache.unsent.conflicts import list_conflicts
 from exaifs.config import load
 from exaifs.errors import Busy, Exists, NotFound, Stale, Unreachable
 from exaifs.fs.filesystem import FileSystem

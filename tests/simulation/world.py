@@ -17,7 +17,7 @@ from pathlib import Path
 import trio
 import trio.testing
 
-from exaifs.cache.index import Index
+from exaifs.cache.names.index import Index
 from exaifs.config import load
 from exaifs.fs.filesystem import FileSystem
 from exaifs.model import ROOT_INO, ObjectRecord

@@ -26,7 +26,7 @@ from exaifs.errors import (
     Stale,
     Unreachable,
 )
-from exaifs.fs.invalidation import Invalidation, StaleAttributes, StaleName
+from exaifs.fs.upstream.invalidation import Invalidation, StaleAttributes, StaleName
 from exaifs.model import ROOT_INO, AttributeChange, Attributes, Caller, Handle, Ino
 
 

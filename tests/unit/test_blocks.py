@@ -2,7 +2,7 @@ from itertools import pairwise
 
 from hypothesis import given, strategies as st
 
-from exaifs.cache.blocks import (
+from exaifs.cache.data.blocks import (
     BLOCK_BYTES,
     MAX_WINDOW_BYTES,
     MIN_WINDOW_BYTES,

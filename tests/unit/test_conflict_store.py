@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from exaifs.cache.conflicts import (
+from exaifs.cache.unsent.conflicts import (
     Version,
     data_of,
     describe,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from exaifs.cache.connection import Database
-from exaifs.cache.database import open_database
+from exaifs.cache.names.database import open_database
 from tests.support.disks import KINDS, SmallDisk, disk_of
 
 

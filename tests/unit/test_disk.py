@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from exaifs.cache.database import open_database
-from exaifs.cache.disk import DiskTier
+from exaifs.cache.data.disk import DiskTier
 from exaifs.cache.health import DiskHealth
 from exaifs.cache.localfile import LocalFile, Threads
+from exaifs.cache.names.database import open_database
 
 pytestmark = pytest.mark.anyio
 

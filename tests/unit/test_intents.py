@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, strategies as st
 
-from exaifs.cache.entries import Entry
-from exaifs.cache.intents import (
+from exaifs.cache.names.entries import Entry
+from exaifs.cache.unsent.intents import (
     Intent,
     Mark,
     Move,

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import trio
 
-from exaifs.cache.journal import Journal, open_journal
-from exaifs.cache.journalfile import HEADER, LOG_NAME, Record, encode, parse, read_journal
+from exaifs.cache.unsent.journal import Journal, open_journal
+from exaifs.cache.unsent.journalfile import HEADER, LOG_NAME, Record, encode, parse, read_journal
 from exaifs.errors import ExaifsError, JournalError, NoSpace
 from tests.support.disks import KINDS, SmallDisk, disk_of
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given, strategies as st
 
-from exaifs.cache.keyset import KeySet, prefixes_above
+from exaifs.cache.names.keyset import KeySet, prefixes_above
 
 keys = st.lists(st.sampled_from("ab"), min_size=1, max_size=4).flatmap(
     lambda parts: st.sampled_from(["/".join(parts), "/".join(parts) + "/"])

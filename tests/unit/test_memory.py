@@ -2,8 +2,8 @@ from collections import OrderedDict
 
 from hypothesis import given, strategies as st
 
-from exaifs.cache.blocks import BLOCK_BYTES
-from exaifs.cache.memory import MemoryTier
+from exaifs.cache.data.blocks import BLOCK_BYTES
+from exaifs.cache.data.memory import MemoryTier
 
 
 def test_a_range_is_read_back_from_its_blocks() -> None:

@@ -6,7 +6,7 @@ import random
 
 from hypothesis import given, strategies as st
 
-from exaifs.cache.ordering import Ordering
+from exaifs.cache.unsent.ordering import Ordering
 
 KEYS = ("a", "d/", "d/a", "d/b", "d/e/", "d/e/a", "e/", "e/a")
 

@@ -8,9 +8,9 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from exaifs.cache.database import open_database
+from exaifs.cache.data.shelf import CacheLimits, Shelf
 from exaifs.cache.health import DiskHealth
-from exaifs.cache.shelf import CacheLimits, Shelf
+from exaifs.cache.names.database import open_database
 from exaifs.errors import NoSpace
 
 pytestmark = pytest.mark.anyio

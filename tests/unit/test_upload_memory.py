@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from exaifs.cache.uploadmemory import FileUploadMemory
+from exaifs.cache.unsent.uploadmemory import FileUploadMemory
 
 
 def test_note_survives_the_process(tmp_path: Path) -> None:

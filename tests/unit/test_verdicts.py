@@ -22,7 +22,7 @@ from exaifs.errors import (
     Unreachable,
     Unserved,
 )
-from exaifs.fs.verdicts import PATIENCE_S, is_hopeless
+from exaifs.fs.unsent.verdicts import PATIENCE_S, is_hopeless
 
 AT_ONCE = (Rejected, NameTooLong, FileTooLarge, IntegrityError)
 NEVER = (Unreachable, Unauthorized, BucketMissing, SchemaMissing, NoSpace, ExaifsError, OSError, ValueError)

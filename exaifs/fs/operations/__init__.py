@@ -1,0 +1,1 @@
+"""What the kernel asks for: names, open files, directories, attributes."""

@@ -1,0 +1,135 @@
+"""Unlink and rmdir: from the bucket, or into the outbox, first, then from the index."""
+
+from __future__ import annotations
+
+import structlog
+
+from exaifs.cache.names.entries import Entry
+from exaifs.errors import ExaifsError, IsADirectory, NotADirectory, NotEmpty, NotFound
+from exaifs.fs.core import Core
+from exaifs.fs.operations.markers import Markers
+from exaifs.fs.tables.inodes import Inode
+from exaifs.fs.upstream.directories import Directories
+from exaifs.names import path_of, split_key
+
+_log = structlog.get_logger(__name__)
+
+
+class Remover:
+    """Removes names of one mount."""
+
+    def __init__(self, core: Core, directories: Directories, markers: Markers) -> None:
+        self._core = core
+        self._index = core.index
+        self._table = core.table
+        self._contents = core.contents
+        self._changes = core.changes
+        self._outbox = core.changes.outbox
+        self._claims = core.claims
+        self._directories = directories
+        self._markers = markers
+
+    async def unlink(self, entry: Entry) -> None:
+        """Remove a file or symbolic link; who has it open keeps its bytes.
+
+        Raises:
+            IsADirectory: use `rmdir`.
+            NotFound: somebody else was quicker.
+        """
+        if entry.is_dir:
+            raise IsADirectory(f"{entry.name!r} is a directory")
+        inode = self._table.of(entry)
+        try:
+            async with inode.lock:
+                if inode.unlinked:
+                    raise NotFound(f"no {entry.name!r} here")
+                await self.keep_bytes(inode)
+                await self._markers.keep_without(inode.entry)
+                async with self._claims.held(lambda: (inode.entry.key,)):
+                    await self._remove_object(inode)
+                    self.discard(inode)
+                    self.abandon(inode.entry.key)
+                    self._directories.name_freed(inode.entry)
+                    await self._outbox.sync()
+        finally:
+            self._table.release(inode)
+
+    async def _remove_object(self, inode: Inode) -> None:
+        """Remove what is, or may be, in the bucket: a file that was never sent costs nothing."""
+        if inode.may_be_stored:
+            staged = inode.staged
+            await self._changes.remove(
+                inode.entry,
+                unsent=staged,
+                dropped=() if staged is None else staged.names,
+            )
+
+    async def keep_bytes(self, inode: Inode) -> None:
+        """Before an open file leaves the bucket, have its bytes here."""
+        if inode.opens == 0 or inode.staged is not None or inode.entry.pending:
+            return
+        try:
+            await self._contents.materialize(self._core.stored(inode.entry))
+        except ExaifsError as exc:
+            _log.warning(
+                "open file removed before its bytes were fetched",
+                path=path_of(inode.entry.key),
+                reason=str(exc),
+            )
+
+    def discard(self, inode: Inode) -> None:
+        """Drop a name from the index; its staged bytes go with the last close.
+
+        They are not to be sent any more once `Outbox.sync` has returned.
+        """
+        self._index.remove(inode.entry)
+        inode.unlinked = True
+        if inode.staged is not None:
+            self._outbox.drop(*inode.staged.names)
+            if inode.opens == 0:
+                inode.staged.close()
+                inode.staged = None
+        self._table.release(inode)
+
+    def abandon(self, key: str) -> None:
+        """After a name left: closed files it stood for before, replaced there, must not bring it back.
+
+        Their unsent bytes, whose close failed, go. The caller has claimed the key.
+        """
+        component = split_key(key)[1]
+        for inode in self._table:
+            if inode.entry.component != component:  # of thousands, without making their keys
+                continue
+            if inode.entry.key != key or not inode.dirty or inode.opens:
+                continue
+            inode.unlinked = True
+            assert inode.staged is not None
+            self._outbox.drop(*inode.staged.names)
+            if not inode.lock.locked():  # else who holds it settles
+                inode.staged.close()
+                inode.staged = None
+                self._table.release(inode)
+
+    async def rmdir(self, entry: Entry) -> None:
+        """Remove an empty directory.
+
+        Raises:
+            NotADirectory, NotEmpty: as they say.
+        """
+        if not entry.is_dir:
+            raise NotADirectory(f"{entry.name!r} is not a directory")
+        inode = self._table.of(entry)
+        try:
+            async with inode.lock:
+                if inode.unlinked:
+                    raise NotFound(f"no {entry.name!r} here")
+                await self._markers.keep_without(inode.entry)
+                await self._directories.ready(inode)
+                async with self._claims.held(lambda: (inode.entry.marker_key,)):
+                    if self._index.has_children(inode.entry.key):
+                        raise NotEmpty(f"{entry.name!r} is not empty, perhaps of keys that cannot be shown")
+                    await self._markers.remove(inode.entry)
+                    self.discard(inode)
+                    self._directories.name_freed(inode.entry)
+        finally:
+            self._table.release(inode)

@@ -1,0 +1,146 @@
+"""Keeps the bytes that lose when two hosts wrote one file (design: last close wins, nothing is lost)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import structlog
+import trio
+
+from exaifs.cache.data.contents import ContentStore
+from exaifs.cache.unsent.conflicts import Conflict, Version, describe, new_file, this_host
+from exaifs.errors import ExaifsError, IntegrityError, Stale
+from exaifs.fs.staged.staging import Staged
+from exaifs.model import ObjectRecord
+from exaifs.names import path_of
+
+_log = structlog.get_logger(__name__)
+
+
+class Conflicts:
+    """The conflicts of one mount.
+
+    Args:
+        directory: `conflicts/` of the cache directory.
+        contents: fetches what another host wrote.
+    """
+
+    def __init__(self, directory: Path, contents: ContentStore) -> None:
+        self._directory = directory
+        self._contents = contents
+        self.seen = 0
+        """Since the start; also those of which nothing had to be kept."""
+
+    def waiting(self) -> int:
+        """Return how many wait for somebody's decision."""
+        return len(list(self._directory.glob("*.json")))
+
+    def note(self, key: str, what: str) -> None:
+        """Count and log a conflict of which no bytes are lost."""
+        self.seen += 1
+        _log.warning("conflict with another host", path=path_of(key), outcome=what)
+
+    async def keep_ours(
+        self, staged: Staged, key: str | None, reason: str, winner: ObjectRecord | None = None
+    ) -> None:
+        """Keep a staged file's bytes aside; it is closed and gone from `staging/` afterwards.
+
+        Raises:
+            ExaifsError: the disk refuses; the staged file is as it was.
+        """
+        data = new_file(self._directory)
+        kept = Version(staged.size_bytes, staged.known_sha256, staged.closed_ns or None, this_host())
+        try:
+            os.link(staged.path, data)
+            conflict = await trio.to_thread.run_sync(
+                lambda: describe(
+                    data,
+                    path=None if key is None else path_of(key),
+                    reason=reason,
+                    kept=kept,
+                    winner=None if winner is None else _version(winner),
+                )
+            )
+        except OSError as exc:
+            data.unlink(missing_ok=True)  # the staged file has them still, for the next attempt
+            raise ExaifsError(f"the bytes that lost a conflict cannot be kept: {exc}") from exc
+        staged.close()
+        self._tell(conflict)
+
+    async def keep_theirs(self, record: ObjectRecord, reason: str, staged: Staged | None) -> None:
+        """Keep what another host wrote, before it is replaced from here.
+
+        Bytes that do not have the hash their row claims are kept as they are, and named as unverified.
+
+        Args:
+            record: what is in the bucket now.
+            reason: for people.
+            staged: what replaces it.
+
+        Raises:
+            IntegrityError: what the bucket has is not even as long as it says.
+            ExaifsError: it cannot be fetched, or the disk refuses. Not where it is gone already.
+        """
+        data = new_file(self._directory)
+        try:
+            fd = os.open(data, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except OSError as exc:
+            raise ExaifsError(f"the bytes that lost a conflict cannot be kept: {exc}") from exc
+        try:
+            kept, doubt = await self._copy(record, fd)
+            winner = None
+            if staged is not None:
+                host = this_host()
+                winner = Version(staged.size_bytes, staged.known_sha256, staged.closed_ns or None, host)
+            conflict = await trio.to_thread.run_sync(
+                lambda: describe(
+                    data,
+                    path=path_of(record.key),
+                    reason=reason + doubt,
+                    kept=kept,
+                    winner=winner,
+                )
+            )
+        except Stale:
+            data.unlink(missing_ok=True)
+            self.note(record.key, "the other host's file was gone before it could be kept")
+            return
+        except OSError as exc:
+            data.unlink(missing_ok=True)
+            raise ExaifsError(f"the bytes that lost a conflict cannot be kept: {exc}") from exc
+        except BaseException:
+            data.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(fd)
+        self._tell(conflict)
+
+    async def _copy(self, record: ObjectRecord, fd: int) -> tuple[Version, str]:
+        """Copy what is in the bucket; return what it is, and what is to be said of it."""
+        ref = record.ref
+        try:
+            await self._contents.copy_to(ref, fd)
+        except IntegrityError:
+            if ref.sha256 is None:
+                raise
+            # The hash is the word of whoever wrote the row, and these are all the bytes there are.
+            plain = replace(ref, sha256=None)
+            await self._contents.copy_to(plain, fd)
+            kept = replace(_version(record), sha256=self._contents.sha256_of(plain))
+            return kept, "; unverified: its bytes do not have the SHA-256 that its row claims"
+        return _version(record), ""
+
+    def _tell(self, conflict: Conflict) -> None:
+        self.seen += 1
+        _log.error(
+            "conflict: bytes are kept aside; see `exaifs conflicts`",
+            path=conflict.path,
+            reason=conflict.reason,
+            kept_as=conflict.id,
+        )
+
+
+def _version(record: ObjectRecord) -> Version:
+    return Version(record.size_bytes, record.sha256, record.updated_ns or None, None)

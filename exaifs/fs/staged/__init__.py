@@ -1,0 +1,1 @@
+"""The writable local copy of a file, its size and its errors."""

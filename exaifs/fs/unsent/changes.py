@@ -1,0 +1,216 @@
+"""Changes to names and attributes: carried out at once, or put into the outbox while that cannot be.
+
+Each method returns what Supabase made of the change, or None when it waits; the caller, who holds the
+claims and locks, then takes it on locally either way. What needs several requests is in the journal before
+the first of them, so that a next run finishes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+import structlog
+
+from exaifs.cache.names.entries import Entry
+from exaifs.cache.unsent.intents import Mark, Move, Operation, Patch, Put, Remove, Unmark, keys_of
+from exaifs.errors import ExaifsError
+from exaifs.fs.contact import Contact, is_away
+from exaifs.fs.staged.staging import Staged
+from exaifs.fs.unsent.carrier import Carrier
+from exaifs.fs.unsent.outbox import Outbox
+from exaifs.model import ObjectRecord, Posix
+from exaifs.names import path_of
+from exaifs.remote.interface import RowPatch
+
+_log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+
+class Changes:
+    """Changes of one mount.
+
+    Args:
+        carrier: carries them out.
+        outbox: takes what must wait.
+        contact: whether Supabase answers.
+        may_wait: whether anything may be acknowledged that Supabase does not have (`offline_writes`).
+    """
+
+    def __init__(self, carrier: Carrier, outbox: Outbox, contact: Contact, *, may_wait: bool) -> None:
+        self.carrier = carrier
+        self.outbox = outbox
+        self._contact = contact
+        self.may_wait = may_wait
+
+    def must_wait(self, *keys: str) -> bool:
+        """Tell whether a change of these keys cannot be carried out now.
+
+        Raises:
+            RemoteError: Supabase is away, and nothing is to wait for it.
+        """
+        if self._contact.offline and not self.may_wait:
+            if self._contact.worth_trying:
+                return self.outbox.overlaps(*keys)
+            raise self._contact.refusal()
+        return self._contact.offline or self.outbox.overlaps(*keys)
+
+    async def remove(
+        self,
+        entry: Entry,
+        *,
+        unsent: Staged | None = None,
+        puts: Sequence[Put] = (),
+        dropped: Sequence[str] = (),
+    ) -> None:
+        """Delete an object.
+
+        Args:
+            entry: as it is.
+            unsent: its staged bytes, of which an upload may have arrived.
+            puts: new states of staged files.
+            dropped: staged files that are of no use then.
+        """
+        operation = Remove(entry)
+        if unsent is not None:
+            sent = (*unsent.sent, *([] if unsent.known_sha256 is None else [unsent.known_sha256]))
+            operation = Remove(entry, tuple(unsent.write_ids), sent)
+
+        async def carry_out() -> None:
+            await self.carrier.remove([entry.key])
+            await self.outbox.keep(puts, dropped)
+
+        await self._now_or_later(operation, carry_out, puts=puts, dropped=dropped)
+
+    async def patch(self, entry: Entry, patch: RowPatch) -> ObjectRecord | None:
+        """Change a row.
+
+        Args:
+            entry: as it is after that.
+            patch: what to change.
+
+        Raises:
+            NotFound: the object was removed by another host.
+        """
+        operation = Patch(entry, patch.posix, patch.set_xattrs, patch.drop_xattrs)
+        (key,) = keys_of(operation)
+        return await self._now_or_later(operation, lambda: self.carrier.patch(key, patch))
+
+    async def mark(self, directory: Entry, posix: Posix, *, is_new: bool) -> ObjectRecord | None:
+        """Put a directory's folder marker."""
+        operation = Mark(directory, is_new)
+        return await self._now_or_later(operation, lambda: self.carrier.mark(directory, posix))
+
+    async def unmark(self, directory: Entry) -> None:
+        """Delete a directory's folder marker."""
+        operation = Unmark(directory)
+        await self._now_or_later(operation, lambda: self.carrier.remove([directory.marker_key]))
+
+    async def move(
+        self,
+        operation: Move,
+        *,
+        may_replace: bool,
+        puts: Sequence[Put],
+        dropped: Sequence[str],
+        undone: Sequence[Put],
+    ) -> ObjectRecord | None:
+        """Give an object another key.
+
+        Args:
+            operation: from where to where.
+            may_replace: whether a file that another host put there meanwhile is replaced.
+            puts: new states of staged files, in case it waits or is found half-way by a next run.
+            dropped: staged files that are of no use then.
+            undone: the states that hold again if it fails.
+
+        Raises:
+            NotFound, Exists: as `Carrier.move`.
+        """
+        key, replaces = operation.entry.key, operation.replaced is not None
+
+        async def carry_out() -> ObjectRecord:
+            return await self.carrier.move(operation.source, key, replace=replaces, may_replace=may_replace)
+
+        in_steps = replaces or puts or any(map(self.outbox.knows, dropped))
+        if in_steps and not self.must_wait(*keys_of(operation)):
+            return await self._in_steps(operation, puts, undone, carry_out, dropped)
+        return await self._now_or_later(operation, carry_out, puts=puts, dropped=dropped)
+
+    async def move_tree(
+        self,
+        operation: Move,
+        carry_out: Callable[[], Awaitable[T]],
+        *,
+        puts: Sequence[Put],
+        undone: Sequence[Put],
+    ) -> T | None:
+        """Give a directory another prefix.
+
+        Args:
+            operation: from where to where.
+            carry_out: moves what is there now.
+            puts: new states of the staged files below.
+            undone: the states that hold again if it fails.
+        """
+        if self.must_wait(*keys_of(operation)):
+            await self.outbox.append(operation, puts=puts)
+            return None
+        return await self._in_steps(operation, puts, undone, carry_out)
+
+    async def _in_steps(
+        self,
+        operation: Operation,
+        puts: Sequence[Put],
+        undone: Sequence[Put],
+        carry_out: Callable[[], Awaitable[T]],
+        dropped: Sequence[str] = (),
+    ) -> T | None:
+        """Carry out what takes several requests: found half-way, it is finished by the next run."""
+        number = await self.outbox.append(operation, puts=puts, in_hand=True)
+        try:
+            with self._contact.impatient():
+                result = await carry_out()
+        except ExaifsError as exc:
+            if not (self.may_wait and is_away(exc)):
+                await self.outbox.close(number, undone)
+                raise
+            self._check_may_wait(operation, exc)
+            self.outbox.let_go(number)
+            return None
+        self.outbox.drop(*dropped)
+        await self.outbox.close(number)
+        return result
+
+    async def _now_or_later(
+        self,
+        operation: Operation,
+        carry_out: Callable[[], Awaitable[T]],
+        *,
+        puts: Sequence[Put] = (),
+        dropped: Sequence[str] = (),
+    ) -> T | None:
+        try_now = not self.must_wait(*keys_of(operation))
+        if try_now:
+            try:
+                with self._contact.impatient():
+                    return await carry_out()
+            except ExaifsError as exc:
+                self._check_may_wait(operation, exc)
+        await self.outbox.postpone(operation, puts=puts, dropped=dropped, tried=try_now)
+        return None
+
+    def _check_may_wait(self, operation: Operation, exc: ExaifsError) -> None:
+        """Return if what failed is to wait for Supabase; call it from where the error was caught.
+
+        Raises:
+            ExaifsError: the error itself.
+        """
+        if not is_away(exc):
+            raise exc
+        self._contact.note(exc)
+        if not self.may_wait:
+            raise exc
+        path = path_of(operation.entry.key)
+        _log.warning("kept for later", what=type(operation).__name__.lower(), path=path, reason=str(exc))

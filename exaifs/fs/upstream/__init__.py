@@ -1,0 +1,1 @@
+"""What Supabase tells: directories loaded, the change feed followed, what the kernel must forget."""
