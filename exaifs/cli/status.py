@@ -9,10 +9,10 @@ from typing import Any, Final
 import click
 from rich.table import Table
 
-from exaifs.cli.command import Session, command as define, log_level, mountpoint, pass_session
+from exaifs.cli.command import MOUNTPOINT, Session, command as define, log_level, pass_session
 from exaifs.cli.output import console, printable, say_json
 from exaifs.config import MIB
-from exaifs.ops.status import is_well, read_status
+from exaifs.ops.status import is_well, mount_above, read_status
 
 STYLES: Final = {"online": "green", "catching-up": "cyan", "degraded": "yellow", "offline": "bold red"}
 _SHOWN_NAMES: Final = 5
@@ -28,16 +28,17 @@ Line = tuple[str, str, str | None]
 @define(
     "status",
     examples=(
+        ("exaifs status", "of the mount of the working directory, or of the only mount"),
         ("exaifs status /app/files", "in words; exit code 0 while all is well"),
         ("exaifs status --json /app/files | jq -r .state", "for programs"),
         ("cat /app/files/.exaifs/status.json", "the same snapshot, for programs inside a container"),
     ),
 )
-@mountpoint
+@click.argument("directory", metavar="[DIR]", required=False, type=MOUNTPOINT)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @log_level
 @pass_session
-def command(session: Session, /, *, directory: Path, as_json: bool, log_level: str | None) -> int:
+def command(session: Session, /, *, directory: Path | None, as_json: bool, log_level: str | None) -> int:
     """Show how the mount at DIR is: state, freshness, cache, what waits to be sent.
 
     No request is made to Supabase. The exit code is 0 when the mount is online (or catching up after its
@@ -45,7 +46,7 @@ def command(session: Session, /, *, directory: Path, as_json: bool, log_level: s
     sent, and 4 when DIR is no exaifs mount, its daemon is gone, or it does not answer within 5 s.
     """
     session.debug = session.debug or log_level == "debug"
-    status = read_status(directory)
+    status = read_status(mount_above(None)[0] if directory is None else directory)
     if as_json:
         say_json(status, session.redact, ascii_only=True)  # names need not be text
     else:

@@ -16,7 +16,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, Te
 from exaifs.cli.command import MOUNTPOINT, Session, command as define, log_level, pass_session
 from exaifs.cli.output import complain, note, printable, say
 from exaifs.config import MIB
-from exaifs.ops.sync import Left, described, mount_above, wait
+from exaifs.ops.status import mount_above
+from exaifs.ops.sync import Left, described, wait
 
 _LINE_EVERY_S: Final = 10.0
 _NAMED: Final = 10

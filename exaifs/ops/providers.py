@@ -16,7 +16,7 @@ from exaifs.config import Config
 from exaifs.errors import ConfigError, InvalidArgument, MountError, NameTooLong, NotFound, RemoteError
 from exaifs.model import ObjectRecord
 from exaifs.names import child_key
-from exaifs.ops.sync import mount_above
+from exaifs.ops.status import mount_above
 from exaifs.providers.errors import ProviderError, ProviderKeyMissing
 from exaifs.providers.records import stored_id, to_time
 from exaifs.providers.service import ProviderService

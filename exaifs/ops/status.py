@@ -28,6 +28,28 @@ sys.stdout.buffer.write(data)
 """
 
 
+def mount_above(path: Path | None) -> tuple[Path, str]:
+    """Return the exaifs mount that holds a path, and the path in it; '' for the whole mount.
+
+    Args:
+        path: None: the only exaifs mount there is, or the one of the working directory.
+
+    Raises:
+        MountError: there is none.
+    """
+    absolute = mountpoint.resolved(Path.cwd() if path is None else path)
+    ours = {mount.path for mount in mountpoint.mounts() if mount.is_ours}
+    for above in (absolute, *absolute.parents):
+        if above in ours:
+            inside = os.path.relpath(absolute, above)
+            return above, "" if path is None or inside == "." else inside
+    if path is None and len(ours) == 1:
+        return ours.pop(), ""
+    known = f"Mounted are: {', '.join(sorted(map(str, ours)))}." if ours else "Nothing is mounted here."
+    where = f"the working directory {absolute}" if path is None else str(path)
+    raise MountError(f"{where} is in no exaifs mount. {known}")
+
+
 def read_hidden(directory: Path, name: str, deadline_s: float = DEADLINE_S) -> bytes:
     """Return the content of a hidden file of the mount at a directory.
 

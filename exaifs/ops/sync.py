@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from exaifs import mountpoint
-from exaifs.errors import MountError, NotFound
+from exaifs.errors import NotFound
 from exaifs.ops.status import DEADLINE_S, read_hidden
 from exaifs.processes import ask_child
 
@@ -62,28 +60,6 @@ def described(line: Line) -> str:
     what = "" if line["what"] == "file" else f"{line['what']} "
     path = f"{line['source']} to {line['path']}" if line["source"] else line["path"]
     return f"{what}{path}" + (f": {line['problem']}" if line["problem"] else "")
-
-
-def mount_above(path: Path | None) -> tuple[Path, str]:
-    """Return the exaifs mount that holds a path, and the path in it; '' for the whole mount.
-
-    Args:
-        path: None: the only exaifs mount there is, or the one of the working directory.
-
-    Raises:
-        MountError: there is none.
-    """
-    absolute = mountpoint.resolved(Path.cwd() if path is None else path)
-    ours = {mount.path for mount in mountpoint.mounts() if mount.is_ours}
-    for above in (absolute, *absolute.parents):
-        if above in ours:
-            inside = os.path.relpath(absolute, above)
-            return above, "" if path is None or inside == "." else inside
-    if path is None and len(ours) == 1:
-        return ours.pop(), ""
-    known = f"Mounted are: {', '.join(sorted(map(str, ours)))}." if ours else "Nothing is mounted here."
-    where = f"the working directory {absolute}" if path is None else str(path)
-    raise MountError(f"{where} is in no exaifs mount. {known}")
 
 
 def look(directory: Path, inside: str) -> Left:

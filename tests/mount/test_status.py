@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 
 from tests.mount.conftest import exaifs, exaifs_mount
 from tests.support.gate import Gate
-from tests.support.mounts import AWAY, MountedDaemon, status_of, wait_until, within
+from tests.support.mounts import AWAY, REPOSITORY, MountedDaemon, status_of, wait_until, within
 
 pytestmark = [pytest.mark.mount, pytest.mark.embedded]
 
@@ -90,6 +91,14 @@ def test_the_command_online(mount: MountedDaemon, mount_environment: dict[str, s
     assert code == 0
     assert json.loads(output)["state"] == "online"
     assert mount_environment["SUPABASE_SERVICE_ROLE_KEY"] not in output
+
+
+def test_the_mount_of_the_working_directory_needs_no_name(mount: MountedDaemon) -> None:
+    """In a directory of the mount, `exaifs status` and `exaifs sync` are about that mount."""
+    mount.sh("mkdir -p d/e")
+    python = f"cd d/e && PYTHONPATH={REPOSITORY} {sys.executable} -m exaifs"
+    assert f"at {mount.path}, " in mount.sh(f"{python} status")
+    assert mount.sh(f"{python} sync") == "everything is in Supabase\n"
 
 
 def test_the_command_offline(gate: Gate, mount_environment: dict[str, str], tmp_path: Path) -> None:
