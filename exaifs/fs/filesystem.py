@@ -63,6 +63,7 @@ class FileSystem:
         database: from `open_database`.
         contents: the content tiers.
         journal: what is not in Supabase yet.
+        contact: whether Supabase answers.
         cache_directory: holds `staging/` and `conflicts/`.
         mountpoint: for the status.
         providers: file ids at providers; None where none is configured.
@@ -76,13 +77,14 @@ class FileSystem:
         contents: ContentStore,
         journal: Journal,
         *,
+        contact: Contact,
         cache_directory: Path,
         mountpoint: Path | None = None,
         providers: ProviderIds | None = None,
     ) -> None:
         self._freshness_s = config.freshness_s
         self._found_unsent = bool(journal.records)
-        self.core = core = _core(config, remote, Index(database), contents, journal)
+        self.core = core = _core(config, remote, Index(database), contents, journal, contact=contact)
         self.survey = Survey(database)
         """What the index holds, in figures."""
         self.invalidations = Invalidations(core.index)
@@ -184,7 +186,7 @@ class FileSystem:
             open_providers: opens the file ids at providers; None where none is configured.
         """
         make_directories(cache_directory)
-        health = DiskHealth()
+        health, contact = DiskHealth(), Contact()
         journal, records = open_journal(cache_directory / JOURNAL, health)
         limits = CacheLimits(
             memory_bytes=config.memory_cache_bytes,
@@ -197,7 +199,14 @@ class FileSystem:
                 closing(open_database(cache_directory / "index.db", remote.identity))
             )
             contents = await stack.enter_async_context(
-                ContentStore.open(cache_directory, database, remote.objects, limits, health)
+                ContentStore.open(
+                    cache_directory,
+                    database,
+                    remote.objects,
+                    limits,
+                    health,
+                    is_away=lambda: contact.offline,
+                )
             )
             providers = None
             if open_providers is not None:
@@ -208,6 +217,7 @@ class FileSystem:
                 database,
                 contents,
                 journal,
+                contact=contact,
                 cache_directory=cache_directory,
                 mountpoint=mountpoint,
                 providers=providers,
@@ -269,9 +279,17 @@ def _ownership(config: Config) -> Ownership:
     return Ownership(uid, gid, config.umask)
 
 
-def _core(config: Config, remote: Remote, index: Index, contents: ContentStore, journal: Journal) -> Core:
+def _core(
+    config: Config,
+    remote: Remote,
+    index: Index,
+    contents: ContentStore,
+    journal: Journal,
+    *,
+    contact: Contact,
+) -> Core:
     """Return what all parts work on; changes that cannot be made now wait in the journal."""
-    table, contact = InodeTable(index, _ownership(config)), Contact()
+    table = InodeTable(index, _ownership(config))
     changes = Changes(Carrier(remote), Outbox(journal, index), contact, may_wait=config.may_keep)
     return Core(remote, index, table, contents, contact, Claims(index), changes, config.read_only)
 

@@ -89,6 +89,33 @@ def test_each_of_several_that_hang_is_told_once() -> None:
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
+def test_a_thousand_files_do_not_hang_a_thousand_times() -> None:
+    """Where Supabase is known to be away, one download in a while finds out whether it still hangs."""
+
+    async def main() -> None:
+        bucket = HangingBucket()
+        away = False
+        source = Source(bucket, lambda: away)
+
+        async def read(number: int) -> None:
+            with pytest.raises(Unreachable):
+                async with source.get(replace(REF, version=f"v{number}"), 0, None):
+                    raise AssertionError("it was opened")
+
+        await read(0)
+        away = True  # the change feed found out meanwhile
+        for number in range(1, 1000):
+            await trio.sleep(0.02)
+            await read(number)
+        assert bucket.asked == 4
+        assert trio.current_time() == pytest.approx(40 + 999 * 0.02)
+        away = False
+        await read(1000)
+        assert bucket.asked == 5
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
 def test_a_queue_that_moves_goes_on() -> None:
     """As long as bytes came meanwhile, one download that hangs says nothing of the others."""
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.mount.conftest import exaifs_mount
 from tests.support.gate import Gate
-from tests.support.mounts import AWAY, wait_until
+from tests.support.mounts import AWAY, status_of, wait_until
 
 pytestmark = [pytest.mark.mount, pytest.mark.embedded]
 
@@ -47,3 +47,22 @@ def test_reads_and_listings_fail_in_time(
         # A directory is asked for again after five seconds.
         compare = "cmp d/a d/b && cmp d/a e/c && echo same"
         wait_until(lambda: mount.sh(compare, check=False) == "same\n", 120, "the server to be asked again")
+
+
+def test_many_files_do_not_add_up(gate: Gate, mount_environment: dict[str, str], tmp_path: Path) -> None:
+    """A program that reads twenty files which are not cached does not wait twenty times as long."""
+    mount_environment["EXAIFS_READ_TIMEOUT_S"] = str(LIMIT_S)
+    with exaifs_mount(mount_environment, tmp_path) as mount:
+        mount.sh("for i in $(seq 20); do echo $i > $i; done; echo known > known")
+    mount_environment["FILE_CACHE_DIR"] = str(tmp_path / "cold")
+    with exaifs_mount(mount_environment, tmp_path) as mount:
+        mount.expected |= AWAY
+        mount.sh("ls; cat known")
+        gate.hang()
+        wait_until(lambda: status_of(mount)["state"] == "offline", 120, "the mount is offline")
+        begun = time.monotonic()
+        output = mount.sh("cat $(seq 20) known", check=False)
+        assert time.monotonic() - begun < 20 * LIMIT_S / 3
+        assert (output.count("Input/output error"), output[-6:]) == (20, "known\n")
+        gate.open()
+        wait_until(lambda: mount.sh("cat 7", check=False) == "7\n", 120, "the server to be asked again")

@@ -64,6 +64,8 @@ class ContentStore:
         objects: Downloads,
         limits: CacheLimits,
         health: DiskHealth | None = None,
+        *,
+        is_away: Callable[[], bool] = lambda: False,
     ) -> AsyncGenerator[ContentStore]:
         """Open the store over a cache directory, and begin to tidy it in the background.
 
@@ -74,6 +76,7 @@ class ContentStore:
             objects: the bucket.
             limits: of the tiers.
             health: of the disk, if others tell of it too.
+            is_away: tells whether Supabase is known to be away, if others ask it too.
 
         Leaving stops downloads, and keeps what is complete.
         """
@@ -86,7 +89,7 @@ class ContentStore:
         failure: Exception | None = None
         try:
             async with anyio.create_task_group() as tasks:
-                store = cls(transfers, shelf, Source(objects), tasks.start_soon)
+                store = cls(transfers, shelf, Source(objects, is_away), tasks.start_soon)
                 tasks.start_soon(partial(run_janitor, shelf))
                 try:
                     yield store

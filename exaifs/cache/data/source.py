@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
 
@@ -18,6 +18,9 @@ _DOWNLOADS = 12
 
 _HANG_S = 1.0
 """For so long after a download was given up it is not begun again."""
+
+_AWAY_S = 5.0
+"""For so long no other is begun either, where Supabase is known to be away."""
 
 
 class Downloads(Protocol):
@@ -47,10 +50,12 @@ class Source:
 
     Args:
         objects: where the bytes are.
+        is_away: tells whether Supabase is known to be away by other questions than downloads.
     """
 
-    def __init__(self, objects: Downloads) -> None:
+    def __init__(self, objects: Downloads, is_away: Callable[[], bool] = lambda: False) -> None:
         self._objects = objects
+        self._is_away = is_away
         self._slots = anyio.CapacityLimiter(_DOWNLOADS)
         self.ranges_ignored = False
         """Whether the last answer to a range was the whole object; one request at a time then."""
@@ -64,7 +69,8 @@ class Source:
         """Open a download once there is a slot for it; arguments and errors as `Downloads.get`.
 
         Who waited behind downloads that hung is told with them, not after waiting as long again; so is who
-        asks once more for what just hung, as the kernel does for a program whose read-ahead failed.
+        asks once more for what just hung, as the kernel does for a program whose read-ahead failed. Where
+        Supabase is away, too, a program that reads a thousand files does not wait as long for each.
         """
         asked_at, bytes_before = anyio.current_time(), self.bytes_fetched
         async with self._slots:
@@ -93,12 +99,14 @@ class Source:
     def _answer_of_hang(self, ref: ObjectRef, asked_at: float, bytes_before: int) -> _Hang | None:
         """Return the hang that answers a question asked at a time, when so many bytes had come."""
         last = next(reversed(self._hangs.values()), None)
-        if last is not None and asked_at < last.at and self.bytes_fetched == bytes_before:
-            return last
-        own = self._hangs.get(ref.version)
-        if own is None or self.bytes_fetched != own.bytes_fetched:
+        if last is None:
             return None
-        return own if own.at <= asked_at < own.at + _HANG_S else None
+        if asked_at < last.at and self.bytes_fetched == bytes_before:
+            return last
+        hang, for_s = (last, _AWAY_S) if self._is_away() else (self._hangs.get(ref.version), _HANG_S)
+        if hang is None or self.bytes_fetched != hang.bytes_fetched:
+            return None
+        return hang if hang.at <= asked_at < hang.at + for_s else None
 
     @asynccontextmanager
     async def chunks(self, download: Download) -> AsyncGenerator[AsyncIterator[bytes]]:
