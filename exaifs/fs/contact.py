@@ -59,6 +59,7 @@ class Contact:
         self.problem: RemoteError | None = None
         """Why it does not; None while it does."""
         self._next_try = 0.0
+        self._next_hope = 0.0
         self._followed_until = float("-inf")
         self._feed_known = trio.Event()
         self._feed_known.set()
@@ -98,6 +99,18 @@ class Contact:
         return self.offline_since_ns is None or self._clock() >= self._next_try
 
     @property
+    def worth_hoping(self) -> bool:
+        """Whether who has something to fall back on may ask for something newer.
+
+        False for a short while after somebody did so in vain, too.
+        """
+        return self.worth_trying and self._clock() >= self._next_hope
+
+    def hesitated(self) -> None:
+        """Supabase took longer than anybody waits who has something to fall back on; it may answer yet."""
+        self._next_hope = self._clock() + OFFLINE_RETRY_S
+
+    @property
     def followed(self) -> bool:
         """Whether the change feed keeps every loaded directory true."""
         return self._clock() < self._followed_until
@@ -126,6 +139,7 @@ class Contact:
     def succeeded(self) -> None:
         """Supabase answered."""
         self.last_answer_ns = time.time_ns()
+        self._next_hope = 0.0
         if self.offline_since_ns is None:
             return
         _log.info("Supabase answers again")

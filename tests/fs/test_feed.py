@@ -206,6 +206,20 @@ async def test_a_hanging_server_does_not_hang_a_known_directory(server: DoubleSe
             assert await paths.ls() == ["a"]
 
 
+async def test_a_slow_server_is_not_away(server: DoubleServer, mount: Mount) -> None:
+    """Who looks is soon served from what is known; what is closed meanwhile is sent, and not refused."""
+    server.trigger_installed = False
+    server.bucket.put("a", b"1")
+    async with mount(freshness_s=1e-6, offline_writes="refuse") as paths:
+        assert await paths.ls() == ["a"]
+        with server.hold("list_directory") as gate:
+            assert await paths.ls() == ["a"]
+            await gate.wait_arrived()
+            assert not paths.fs.core.contact.offline
+            await paths.create("b", b"2")
+            assert server.bucket.objects["b"].data == b"2"
+
+
 async def test_a_directory_that_was_never_listed_goes_with_its_last_file(
     server: DoubleServer, mount: Mount
 ) -> None:

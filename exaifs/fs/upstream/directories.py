@@ -37,6 +37,10 @@ _PAGE = 1000
 """PostgREST's default cap on rows; one value a call is not cut by it, but stay below."""
 
 
+class _LateError(Exception):
+    """No answer for as long as somebody waits who has something to fall back on."""
+
+
 class Directories:
     """Keeps loaded directories fresh enough.
 
@@ -118,9 +122,9 @@ class Directories:
                     return
                 await self._wait_renamed(prefix)
                 continue
+            if loaded and not self._contact.worth_hoping:
+                return
             if not self._contact.worth_trying:
-                if loaded:
-                    return
                 raise Unreachable("Supabase is away and this directory was never listed")
             running = self._loading.get(prefix)
             if running is not None:
@@ -148,6 +152,8 @@ class Directories:
         try:
             # Who has something to fall back on does not wait out a server that hangs.
             return await self._load(prefix, patience_s=_PATIENCE_S if loaded else math.inf)
+        except _LateError:
+            self._contact.hesitated()
         except RemoteError as exc:
             self._contact.failed(exc)
             if not loaded:
@@ -161,17 +167,20 @@ class Directories:
     async def revalidate(self, inode: Inode) -> None:
         """Ask for the current version of a file, for `consistency=open`: one request.
 
-        What only this host has is not asked for. Where Supabase cannot be asked within two seconds, the
-        file stays what it is known to be (promise 3: unreachable is served from what is known), the status
-        says `offline`, and for the next seconds nobody asks.
+        What only this host has is not asked for. Where Supabase cannot be asked, or does not answer within
+        two seconds, the file stays what it is known to be (promise 3: unreachable is served from what is
+        known), and for the next seconds nobody asks. Slow is not away: closes are sent all the same.
         """
-        if inode.staged is not None or inode.entry.pending or not self._contact.worth_trying:
+        if inode.staged is not None or inode.entry.pending or not self._contact.worth_hoping:
             return
         key = inode.entry.key
         with self._index.view() as view:
             asked_ns = time.time_ns()
             try:
                 records = await self._ask_for(key)
+            except _LateError:
+                self._contact.hesitated()
+                return
             except RemoteError as exc:
                 self._contact.failed(exc)
                 return
@@ -182,7 +191,7 @@ class Directories:
     async def _ask_for(self, key: str) -> dict[str, ObjectRecord]:
         with trio.move_on_after(_PATIENCE_S):
             return await self._catalog.stat([key])
-        raise Unreachable(f"no answer within {_PATIENCE_S:.0f} s")
+        raise _LateError
 
     def name_freed(self, gone: Entry) -> None:
         """After an entry lost its name by what was done here: another key may have waited for it."""
@@ -243,7 +252,7 @@ class Directories:
     async def _page(self, prefix: str, after: str, patience_s: float) -> Listing:
         with trio.move_on_after(patience_s):
             return await self._catalog.list_directory(prefix, after, _PAGE)
-        raise Unreachable(f"no page of a listing within {patience_s:.0f} s")
+        raise _LateError
 
     def _is_moved(self, prefix: str, view: View) -> bool:
         """Tell whether a directory was renamed or removed since it was asked for."""
