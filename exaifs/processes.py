@@ -21,6 +21,10 @@ LOCK_NAME = "daemon.lock"
 
 _MAX_HOLDERS = 5
 
+_START_S = 60.0
+"""How long an interpreter may take to start on a machine that is busy with other things."""
+_STARTED = b"!"
+
 
 def holders(path: Path) -> list[str]:
     """Name up to five processes that have something open below `path`, as `name (pid)`."""
@@ -131,17 +135,19 @@ def ask_child(script: str, path: Path, deadline_s: float) -> bytes | None:
         script: Python, standard library only; finds the path in `sys.argv[1]`, and writes its answer to
             standard output.
         path: what to look at.
-        deadline_s: how long to wait.
+        deadline_s: how long to wait once the child looks. How long a busy machine takes to start one says
+            nothing about the path.
 
     Returns:
         What it wrote; None when it was given up.
     """
+    program = f"import os\nos.write(1, {_STARTED!r})\n{script}"
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     with open(read_end, "rb", buffering=0) as answer:  # noqa: PTH123 - a descriptor, not a path
         try:
             pid = os.posix_spawn(
                 sys.executable,
-                [sys.executable, "-I", "-S", "-c", script, os.fspath(path)],
+                [sys.executable, "-I", "-S", "-c", program, os.fspath(path)],
                 os.environ,
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, write_end, 1),
@@ -151,7 +157,7 @@ def ask_child(script: str, path: Path, deadline_s: float) -> bytes | None:
             )
         finally:
             os.close(write_end)
-        data = _read_until(answer.fileno(), time.monotonic() + deadline_s)
+        data = _read_answer(answer.fileno(), deadline_s)
     if data is None:
         os.kill(pid, signal.SIGKILL)
         # A child that hangs in the kernel dies only when the mount is gone: nobody waits for it.
@@ -161,14 +167,17 @@ def ask_child(script: str, path: Path, deadline_s: float) -> bytes | None:
     return data
 
 
-def _read_until(descriptor: int, end: float) -> bytes | None:
-    """Read to the end of file; None when the deadline passes first."""
+def _read_answer(descriptor: int, deadline_s: float) -> bytes | None:
+    """Read what follows the word that the child has started; None when a deadline passes first."""
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     data = b""
+    end = time.monotonic() + _START_S
     while poll.poll(max(0.0, end - time.monotonic()) * 1000):
         chunk = os.read(descriptor, 65536)
         if not chunk:
-            return data
+            return data.removeprefix(_STARTED)
+        if not data:
+            end = time.monotonic() + deadline_s
         data += chunk
     return None

@@ -98,6 +98,16 @@ def test_holders_are_named(tmp_path: Path) -> None:
     assert any(name.endswith(f"({os.getpid()})") for name in found)
 
 
+def test_a_child_looks_at_a_path(tmp_path: Path) -> None:
+    """Its answer is all that it wrote; one that hangs is given up, also if it has begun to answer."""
+    answer = processes.ask_child("import sys; print(sys.argv[1], end='')", tmp_path, 60)
+    assert answer == os.fsencode(tmp_path)
+    assert processes.ask_child("", tmp_path, 60) == b""
+    os.mkfifo(tmp_path / "fifo")
+    hangs = "import sys; print('half', flush=True); open(sys.argv[1])"
+    assert processes.ask_child(hangs, tmp_path / "fifo", 0.2) is None
+
+
 def test_waiting_for_a_process() -> None:
     """The wait ends with the process, and reports while it lasts."""
     reports: list[str] = []
@@ -105,7 +115,7 @@ def test_waiting_for_a_process() -> None:
         assert not processes.wait_for_exit(child.pid, 0.05, reports.append)
         assert "still" not in reports[0]
         child.kill()
-        assert processes.wait_for_exit(child.pid, 10, reports.append)
+        assert processes.wait_for_exit(child.pid, 60, reports.append)
 
 
 def test_a_cache_directory_is_for_one_daemon(tmp_path: Path) -> None:
@@ -167,7 +177,7 @@ def test_the_service_manager_is_told(
     monkeypatch.setenv("NOTIFY_SOCKET", "@" + name if abstract else address)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind(address)
-        receiver.settimeout(10)
+        receiver.settimeout(60)
         notify("READY=1", "STATUS=serving")
         assert receiver.recv(100) == b"READY=1\nSTATUS=serving"
     monkeypatch.delenv("NOTIFY_SOCKET")
