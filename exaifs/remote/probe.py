@@ -1,6 +1,6 @@
 """One question at a time, asked once: what `doctor` and `init` need and a mount does not.
 
-Apart from the client of a mount on purpose: nothing is retried here and each answer must come within
+Apart from the client of a mount on purpose: nothing is retried here and the first answer must come within
 seconds, because a person waits; and answers are judged with suspicion (a proxy's page, an anon key).
 """
 
@@ -33,7 +33,8 @@ from exaifs.remote.failures import KEY_CODES, PAUSED, SCHEMA_CODES, failure_of
 
 CONNECT_TIMEOUT_S: Final = 3.0
 ANSWER_TIMEOUT_S: Final = 4.0
-"""A healthy project answers these questions in well under a second."""
+"""For the first answer, which a healthy project gives in well under a second. Who has given it is there,
+and may take as long over the next one as a mount would wait."""
 
 _REFUSED_CODES: Final = KEY_CODES | {"PGRST300"}
 """That PostgREST has nothing to check tokens by is an outage for a mount; for a person it is the key."""
@@ -57,10 +58,15 @@ class Probe:
     """Asks Supabase single questions.
 
     Every method raises `Unreachable`, `Unauthorized`, `Busy`, `Rejected` or what it names.
+
+    Args:
+        client: has the limits of the first question.
+        patience_s: for an answer of who has answered once.
     """
 
-    def __init__(self, client: httpx.AsyncClient) -> None:
+    def __init__(self, client: httpx.AsyncClient, patience_s: float) -> None:
         self._client = client
+        self._patience_s = patience_s
 
     async def list_buckets(self) -> tuple[BucketInfo, ...]:
         """Return the buckets that the key may see; an anon key sees none and gets no error."""
@@ -135,6 +141,7 @@ class Probe:
             response = await self._client.request(method, path, **more)
         except httpx.HTTPError as exc:
             raise Unreachable(explain_transport(exc, self._client.base_url.host)) from exc
+        self._client.timeout = httpx.Timeout(self._patience_s, connect=CONNECT_TIMEOUT_S)
         if not response.is_success:
             raise _refusal(response)
         return response
@@ -161,7 +168,7 @@ async def open_probe(config: Config) -> AsyncIterator[Probe]:
         timeout=timeout,
         trust_env=not config.is_local_server,
     ) as client:
-        yield Probe(client)
+        yield Probe(client, max(ANSWER_TIMEOUT_S, config.request_timeout_s))
 
 
 def explain_transport(exc: httpx.HTTPError, host: str) -> str:
@@ -179,7 +186,8 @@ def explain_transport(exc: httpx.HTTPError, host: str) -> str:
         case httpx.ConnectTimeout():
             return f"{host} does not accept the connection within {CONNECT_TIMEOUT_S:g} s"
         case httpx.TimeoutException():
-            return f"{host} accepts the connection but does not answer within {ANSWER_TIMEOUT_S:g} s"
+            limit_s = exc.request.extensions["timeout"]["read"]
+            return f"{host} accepts the connection but does not answer within {limit_s:g} s"
         case httpx.ConnectError():
             return f"{host} refuses the connection"
         case _:
