@@ -24,7 +24,7 @@ from exaifs.embedded.node import node_command, small_environment
 from exaifs.embedded.process import STOP_TIMEOUT_S, end_recorded, last_lines, run, running
 from exaifs.embedded.progress import step
 from exaifs.embedded.project import LOOPBACK, Project, choose_port
-from exaifs.errors import EmbeddedError, RemoteError
+from exaifs.errors import Busy, EmbeddedError, RemoteError, Unreachable
 from exaifs.remote.probe import Probe, open_probe
 from exaifs.remote.schema import BUCKETS
 
@@ -95,7 +95,7 @@ async def serve(
                 project.remember_port(chosen)
                 with step("Starting the embedded Supabase"):
                     await _wait_ready(project, process, partial(_schema_answers, probe))
-                    await _create_buckets(probe)
+                    await _wait_ready(project, process, partial(_buckets_are_there, probe))
                 yield EmbeddedServer(
                     url, keys.secret_key, keys.publishable_key, project.state_dir, process.pid, process
                 )
@@ -184,6 +184,15 @@ async def _schema_answers(probe: Probe) -> bool:
     except RemoteError:
         return False
     return await _storage_answers(probe)
+
+
+async def _buckets_are_there(probe: Probe) -> bool:
+    """Create them; whether that was done: a server that has just started may be slow once more."""
+    try:
+        await _create_buckets(probe)
+    except (Busy, Unreachable):
+        return False
+    return True
 
 
 async def _create_buckets(probe: Probe) -> None:
