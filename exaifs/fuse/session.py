@@ -40,7 +40,8 @@ _MIN_TASKS = 8
 _MAX_TASKS = 256
 """Handlers at once: enough that readers waiting for the network leave room for everybody else."""
 
-_START_DEADLINE_S = 10.0
+_START_DEADLINE_S = 60.0
+"""The kernel greets at once; what takes longer is a machine that stands still."""
 _BUSY_GRACE_S = 2.0
 """How long a clean end waits for programs to close their files before it detaches the mount."""
 _HANDLER_GRACE_S = 5.0
@@ -105,17 +106,24 @@ class Session:
             await self._kernel_cache.stop()
         if not self._ended.is_set():
             await self._detach()
-            with trio.move_on_at(self._patience(_HANDLER_GRACE_S)) as scope:
-                # With no file open any more, the kernel ends the session by itself.
-                pyfuse3.terminate()
-                await self._ended.wait()
-            if scope.cancelled_caught:
+            # With no file open any more, the kernel ends the session by itself.
+            pyfuse3.terminate()
+            if not await self._ends():
                 _log.warning("requests still unanswered at unmount are given up")
+
+    async def _ends(self) -> bool:
+        """Wait for the end of the session; tell whether it came."""
+        # Twice: a process that was stopped, or a host that slept, wakes up with all the time over.
+        for grace_s in (_HANDLER_GRACE_S, _LEAST_GRACE_S):
+            with trio.move_on_at(self._patience(grace_s)):
+                await self._ended.wait()
+                return True
+        return False
 
     async def _detach(self) -> None:
         end = self._patience(_BUSY_GRACE_S)
+        lazy = False
         while not self._ended.is_set():
-            lazy = trio.current_time() >= end
             try:
                 await trio.to_thread.run_sync(
                     partial(mountpoints.detach, self.mountpoint, lazy=lazy), abandon_on_cancel=True
@@ -124,7 +132,10 @@ class Session:
                 if lazy:
                     _log.warning("could not unmount", reason=str(exc))
                     return
-                await trio.sleep(0.1)
+                # Only what was found in use is detached, however late it is.
+                lazy = trio.current_time() >= end
+                if not lazy:
+                    await trio.sleep(0.1)
             else:
                 if lazy:
                     _log.warning("unmounted while files were open", mountpoint=str(self.mountpoint))
