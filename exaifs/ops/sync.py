@@ -15,6 +15,8 @@ from exaifs.processes import ask_child
 
 _PACE_S: Final = 0.25
 _MAX_PACE_S: Final = 2.0
+_PATIENCE_S: Final = 60.0
+"""How long a mount may take to say what waits, where somebody waits for as long as it takes."""
 
 _IS_THERE: Final = """
 import os, sys
@@ -62,17 +64,18 @@ def described(line: Line) -> str:
     return f"{what}{path}" + (f": {line['problem']}" if line["problem"] else "")
 
 
-def look(directory: Path, inside: str) -> Left:
+def look(directory: Path, inside: str, deadline_s: float = DEADLINE_S) -> Left:
     """Have a mount try everything now, and return what it has not sent at or below a path.
 
     Args:
         directory: the mountpoint.
         inside: relative to it; '' for everything.
+        deadline_s: how long the mount may take to answer.
 
     Raises:
         MountError: it does not answer.
     """
-    lines = [json.loads(line) for line in read_hidden(directory, "sync").splitlines()]
+    lines = [json.loads(line) for line in read_hidden(directory, "sync", deadline_s).splitlines()]
     lines = [line for line in lines if _concerns(line, inside)]
     failed = [line for line in lines if line["state"] == "failed"]
     opened = [line for line in lines if line["state"] == "open"]
@@ -112,12 +115,14 @@ def wait(
     """
     started_s = time.time()
     end = None if timeout_s is None else time.monotonic() + timeout_s
+    deadline_s = _PATIENCE_S if timeout_s is None else max(DEADLINE_S, min(timeout_s, _PATIENCE_S))
     newest: int | None = None
     pace_s = _PACE_S
     while True:
-        left = look(directory, inside)
+        left = look(directory, inside, deadline_s)
         if newest is None:
-            if not (left.waiting or left.failed or left.open) and _is_absent(directory, inside):
+            nothing = not (left.waiting or left.failed or left.open)
+            if nothing and _is_absent(directory, inside, deadline_s):
                 raise NotFound(f"{directory / inside}: no such file or directory, and nothing waits there")
             newest = max((line["number"] or 0 for line in left.waiting), default=0)
         # What was written after the start is somebody else's to wait for.
@@ -129,9 +134,9 @@ def wait(
         pace_s = min(_MAX_PACE_S, pace_s * 1.3)
 
 
-def _is_absent(directory: Path, inside: str) -> bool:
+def _is_absent(directory: Path, inside: str, deadline_s: float) -> bool:
     """Tell whether a path is known not to be there; a mount that hangs cannot hold this up."""
-    return ask_child(_IS_THERE, directory / inside, DEADLINE_S) == b"no"
+    return ask_child(_IS_THERE, directory / inside, deadline_s) == b"no"
 
 
 def _is_older(line: Line, started_s: float, newest: int) -> bool:
