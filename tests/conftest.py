@@ -28,6 +28,9 @@ START_TIMEOUT_S = 600.0
 """Covers the first run ever, which installs the Node packages."""
 STOP_TIMEOUT_S = 120.0
 
+PATIENT = {"EXAIFS_REQUEST_TIMEOUT_S": "60", "EXAIFS_READ_TIMEOUT_S": "60"}
+"""Settings for programs of tests that are not about these limits: how long a busy machine takes to answer
+is not their subject. Who tests a server that hangs sets limits of its own."""
 
 settings.register_profile(
     "exaifs",
@@ -146,7 +149,8 @@ def fresh_bucket(embedded_supabase: dict[str, str]) -> dict[str, str]:
 def new_bucket(embedded_supabase: dict[str, str]) -> dict[str, str]:
     """Create and register a bucket of a new name; return the environment that names it.
 
-    Its limits are those of `user-files`. It stays until the session's server goes, which costs nothing.
+    Its limits are those of `user-files`. It stays until the session's server goes, which costs nothing. The
+    programs that get the environment are patient with a busy machine.
     """
     bucket = f"test-{secrets.token_hex(6)}"
     key = embedded_supabase["SUPABASE_SERVICE_ROLE_KEY"]
@@ -159,4 +163,4 @@ def new_bucket(embedded_supabase: dict[str, str]) -> dict[str, str]:
         limits = {"id": bucket, "name": bucket, "public": False, "file_size_limit": 50 * 1024 * 1024}
         client.post("/storage/v1/bucket", json=limits).raise_for_status()
         client.post("/rest/v1/rpc/exaifs_register_bucket", json={"p_bucket": bucket}).raise_for_status()
-    return {**embedded_supabase, "FILE_STORAGE_BUCKET": bucket}
+    return {**embedded_supabase, "FILE_STORAGE_BUCKET": bucket, **PATIENT}

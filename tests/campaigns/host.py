@@ -18,6 +18,7 @@ from tests.campaigns.actions import Action
 from tests.campaigns.looking import BucketClient, bucket_differences, mounted_tree
 from tests.campaigns.workload import DEAD, Plan, is_unknown
 from tests.campaigns.worlds import ImpossibleError, Node, Outcome, Worlds
+from tests.conftest import PATIENT
 from tests.support.mounts import REPOSITORY, MountedDaemon, within
 
 QUICK = {
@@ -44,7 +45,8 @@ class Host:
         self.place = place
         self.cache = place / "cache"
         self.path = place / "mnt"
-        self.environment = {**QUICK, **environment, "FILE_CACHE_DIR": str(self.cache)}
+        given = {name: value for name, value in environment.items() if PATIENT.get(name) != value}
+        self.environment = {**QUICK, **given, "FILE_CACHE_DIR": str(self.cache)}
         self.runs = 0
         self._daemon: MountedDaemon | None = None
         place.mkdir(exist_ok=True)

@@ -11,6 +11,7 @@ import pytest
 from exaifs.config import Config
 from exaifs.handler.handler import UnifiedFileHandler
 from exaifs.handler.service import FileService
+from tests.conftest import PATIENT
 from tests.support.double import DoubleServer
 from tests.support.double_files import DoubleFiles
 
@@ -79,8 +80,9 @@ def make_handler(
 
 @pytest.fixture
 def unconfigured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """An environment that names no project, and a cache directory of this test."""
+    """An environment that names no project, a cache directory of this test, and patience."""
     for name in os.environ:
         if name.startswith(("SUPABASE_", "EXAIFS_PROVIDERS")):
             monkeypatch.delenv(name)
-    monkeypatch.setenv("FILE_CACHE_DIR", str(tmp_path / "cache"))
+    for name, value in {**PATIENT, "FILE_CACHE_DIR": str(tmp_path / "cache")}.items():
+        monkeypatch.setenv(name, value)

@@ -122,8 +122,26 @@ def stored(fresh_bucket: dict[str, str]) -> Iterator[StoredBytes]:
         yield get
 
 
-def exaifs(environment: Mapping[str, str], *arguments: str, timeout_s: float = 180) -> tuple[int, str]:
-    """Run an exaifs command; return its exit code and everything it printed."""
+def exaifs(
+    environment: Mapping[str, str], *arguments: str, timeout_s: float = 180, hangs: bool = False
+) -> tuple[int, str]:
+    """Run an exaifs command; return its exit code and everything it printed.
+
+    Args:
+        environment: the settings.
+        arguments: after the program's name.
+        timeout_s: how long it may take.
+        hangs: whether the mount that it asks does not answer. Else a command that waited five seconds in
+            vain has met a machine that stood still, and is run once more, as people do.
+    """
+    for _attempt in range(3):
+        code, output = _run(environment, arguments, timeout_s)
+        if hangs or "does not answer" not in output:
+            break
+    return code, output
+
+
+def _run(environment: Mapping[str, str], arguments: tuple[str, ...], timeout_s: float) -> tuple[int, str]:
     result = subprocess.run(
         [sys.executable, "-m", "exaifs", *arguments],
         stdin=subprocess.DEVNULL,

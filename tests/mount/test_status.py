@@ -130,7 +130,7 @@ def test_a_mount_that_hangs(mount: MountedDaemon) -> None:
     mount.signal(signal.SIGSTOP)
     try:
         started = time.monotonic()
-        code, output = exaifs({}, "status", str(mount.path))
+        code, output = exaifs({}, "status", str(mount.path), hangs=True)
         assert (code, "does not answer within 5 s" in output) == (4, True), output
         assert time.monotonic() - started < 60
     finally:
