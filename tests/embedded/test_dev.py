@@ -131,7 +131,9 @@ def test_second_run_keeps_files_and_umount_stops_it(state_dir: Path, files: Path
         wait_ready(process)
         assert (files / "mine.txt").read_text() == "kept"
         assert not (files / "README.md").exists()
-        subprocess.run([sys.executable, "-m", "exaifs", "umount", str(files)], check=True, timeout=60)
+        subprocess.run(
+            [sys.executable, "-m", "exaifs", "umount", str(files)], check=True, timeout=STOP_TIMEOUT_S
+        )
         process.communicate(timeout=STOP_TIMEOUT_S)
     assert process.returncode == 0
 

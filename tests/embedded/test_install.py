@@ -45,7 +45,7 @@ def test_an_installed_tree_is_used_without_npm(installed: Path) -> None:
 def test_failure_of_npm_is_one_line_with_the_log(tmp_path: Path) -> None:
     """The line says why, what to check and where the log is; nothing half installed stays."""
     with install_process(tmp_path) as process:
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=STOP_TIMEOUT_S)
     assert process.returncode == 1
     lines = [line for line in errors.splitlines() if line.startswith("exaifs: ")]
     assert len(lines) == 1
