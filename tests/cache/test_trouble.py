@@ -26,13 +26,13 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     directory = tmp_path / "disk"
     directory.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=3m,mode=0700", "tmpfs", str(directory)]
-    done = subprocess.run(mount, check=False, capture_output=True, timeout=20)
+    done = subprocess.run(mount, check=False, capture_output=True, timeout=120)
     if done.returncode != 0:
         pytest.skip(f"NOT TESTED: a full disk; mounting a tmpfs needs root: {done.stderr!r}")
     try:
         yield directory
     finally:
-        subprocess.run(["umount", str(directory)], check=True, timeout=20)
+        subprocess.run(["umount", str(directory)], check=True, timeout=120)
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def make_room(directory: Path) -> None:
 
 def make_read_only(directory: Path) -> None:
     """Remount the file system."""
-    subprocess.run(["mount", "-o", "remount,ro", str(directory)], check=True, timeout=20)
+    subprocess.run(["mount", "-o", "remount,ro", str(directory)], check=True, timeout=120)
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -18,7 +18,7 @@ from tests.support.paths import Paths, follow
 
 async def sent(paths: Paths) -> None:
     """Return once Supabase has everything."""
-    assert await paths.fs.drain(10.0) == 0
+    assert await paths.fs.drain(60) == 0
 
 
 async def back(server: DoubleServer, paths: Paths) -> None:

@@ -59,7 +59,7 @@ async def test_damaged_bytes_are_not_written_on(server: DoubleServer, mount: Mou
         with pytest.raises(IntegrityError):
             await append(paths, "f", b", and more")
         server.online = True
-        await paths.fs.drain(10.0)
+        await paths.fs.drain(60)
         await follow(paths)
         assert server.bucket.objects["f"].data == b"in the bucket"
         assert await paths.read("f") == b"in the bucket"
@@ -76,7 +76,7 @@ async def test_an_append_to_what_waits_is_sent(server: DoubleServer, mount: Moun
         await append(paths, "f", b" three")
         assert await paths.read("f") == b"one two three"
         server.online = True
-        assert await paths.fs.drain(10.0) == 0
+        assert await paths.fs.drain(60) == 0
         assert server.bucket.objects["f"].data == b"one two three"
 
 
@@ -91,7 +91,7 @@ async def test_damaged_bytes_of_a_conflict_are_set_aside(
         damage(tmp_path / "cache", "staging/*.data")
         server.bucket.put("f", b"theirs")
         server.online = True
-        assert await paths.fs.drain(10.0) == 0
+        assert await paths.fs.drain(60) == 0
         await follow(paths)
         assert await paths.read("f") == b"theirs"
         assert kept_aside(tmp_path / "cache") == [b"nurs, as it was written"]

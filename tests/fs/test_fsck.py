@@ -133,7 +133,7 @@ async def unsent(server: DoubleServer, mount: Mount, host: Host) -> Host:
 async def send(server: DoubleServer, mount: Mount) -> None:
     """Mount again, and have everything sent."""
     async with mount() as paths:
-        assert await paths.fs.drain(10) == 0
+        assert await paths.fs.drain(60) == 0
     assert server.bucket.objects["d/seen"].data == b"seen"
 
 

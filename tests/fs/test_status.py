@@ -110,7 +110,7 @@ async def test_conflicts_are_counted(server: DoubleServer, mount: Mount, tmp_pat
             await paths.write_all(handle, b"mine again")
         server.bucket.put("a", b"another host's")
         server.online = True
-        assert await paths.fs.drain(10) == 0
+        assert await paths.fs.drain(60) == 0
         found = paths.fs.status().conflicts
         assert (found.waiting, found.seen) == (1, 1)
     async with mount() as paths:

@@ -114,7 +114,7 @@ async def test_a_file_that_cannot_be_kept_is_not_replaced(
         server.bucket.put("b", b"theirs")
         server.inject("get", IntegrityError("2 bytes came instead of 6"), times=100)
         server.online = True
-        assert await paths.fs.drain(10.0) == 0
+        assert await paths.fs.drain(60) == 0
         server.clear_faults()
         await follow(paths)
         assert contents(server) == {"a": b"ours", "b": b"theirs"}
@@ -220,7 +220,7 @@ async def test_a_directory_whose_marker_is_refused_goes_unless_something_is_in_i
         server.inject("put", Rejected("415 invalid_mime_type"), times=2)
         server.online = True
         paths.fs.writes.sender.hurry()
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             await paths.fs.core.changes.outbox.wait_settled("empty/")
             await paths.fs.core.changes.outbox.wait_settled("full/")
         await follow(paths)
@@ -296,7 +296,7 @@ async def test_trouble_with_one_object_is_no_outage(server: DoubleServer, mount:
         server.inject("move", Unserved("refused, although the target is free"), times=1000)
         server.online = True
         paths.fs.core.contact.succeeded()
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             while not paths.fs.writes.sender.problems:  # noqa: ASYNC110 - no event tells
                 await trio.sleep(0.01)
         assert not paths.fs.core.contact.offline

@@ -84,7 +84,7 @@ def test_a_file_that_is_open_is_not_lost(mount: MountedDaemon, rest: Rest) -> No
     ) as writer:
         try:
             assert writer.stdout is not None
-            assert select.select([writer.stdout], [], [], 20)[0]
+            assert select.select([writer.stdout], [], [], 120)[0]
             rest.delete(name)
             # The directory goes as well: nothing in it is in the bucket.
             wait_until(lambda: mount.sh("ls uploads") == "", 120, "the conversation's directory vanishes")

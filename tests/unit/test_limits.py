@@ -115,7 +115,7 @@ def test_descriptors_are_raised(soft: int, hard: int) -> None:
         [sys.executable, "-c", code],
         check=False,
         capture_output=True,
-        timeout=30,
+        timeout=120,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard)),
     )
     assert done.returncode == 0, done.stderr
