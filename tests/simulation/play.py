@@ -155,7 +155,7 @@ class Play:
             while actor.held:
                 await self._close(actor, 0)
         for actor in self.actors.values():
-            assert await actor.kernel.fs.drain(5.0) == 0
+            assert await actor.kernel.fs.drain(60.0) == 0
         kernels = [actor.kernel for actor in self.actors.values()]
         await settle(self.server, *(kernel.fs for kernel in kernels))
         for actor in self.actors.values():
@@ -604,7 +604,7 @@ class Play:
         """Unmount in order and mount again on the same cache directory."""
         while actor.held:
             await self._close(actor, 0)
-        assert await actor.kernel.fs.drain(5.0) == 0
+        assert await actor.kernel.fs.drain(60.0) == 0
         await actor.stop()
         actor.content.clear()
         await self._start(actor)

@@ -195,7 +195,7 @@ def check_database(path: Path) -> None:
 
 async def let_go(fs: FileSystem) -> None:
     """Wait a while for what is still being done with files that were sent: they become cached content."""
-    with trio.move_on_after(10):
+    with trio.move_on_after(60):
         while any(inode.ino != ROOT_INO for inode in fs.core.table):  # noqa: ASYNC110 - nobody announces it
             await trio.sleep(0.01)
 

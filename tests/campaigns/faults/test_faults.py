@@ -25,6 +25,8 @@ SEED = os.environ.get("EXAIFS_FAULTS_SEED")
 PHASES = 8
 """Of one seed."""
 _SHORT_S = 15.0
+_MOST_SEEDS = 20
+"""On a machine that comes to nothing in that time."""
 
 
 def play(seed: int, settings: Settings, supabase: dict[str, str], until: float) -> Counter[str]:
@@ -39,6 +41,12 @@ def play(seed: int, settings: Settings, supabase: dict[str, str], until: float) 
         raise
     shutil.rmtree(place)
     return campaign.counts
+
+
+def proves_something(counts: Counter[str]) -> bool:
+    """Whether there was enough work, and enough of it in bad weather."""
+    met = sum(count for name, count in counts.items() if name.startswith("met "))
+    return counts["acknowledged"] > counts["phases"] and met > counts["met none"]
 
 
 @pytest.mark.timeout(SECONDS + 900)
@@ -56,13 +64,13 @@ def test_nothing_acknowledged_is_lost_by_a_bad_network(embedded_supabase: dict[s
     end = time.monotonic() + (SECONDS or _SHORT_S)
     counts = Counter[str]()
     for number, settings in enumerate(cycle(MODES)):
-        if time.monotonic() > end:
+        now = time.monotonic()
+        if now > end and (SECONDS or proves_something(counts) or number == _MOST_SEEDS):
             break
         seed = random.SystemRandom().randrange(1 << 32) if SECONDS else number
         if SECONDS:
             sys.stderr.write(f"EXAIFS_FAULTS_SEED={seed} {settings} ")
-        counts += play(seed, settings, embedded_supabase, end)
+        counts += play(seed, settings, embedded_supabase, end if SECONDS else max(end, now + _SHORT_S))
         if SECONDS:
             sys.stderr.write(f"{dict(counts)}\n")
-    assert counts["acknowledged"] > counts["phases"]
-    assert sum(count for name, count in counts.items() if name.startswith("met ")) > counts["met none"]
+    assert proves_something(counts), dict(counts)
