@@ -126,7 +126,7 @@ async def run(
         remote = await stack.enter_async_context(open_remote(config))
         directory = stack.enter_context(locked_directory(config.cache_dir, remote.identity, path))
         await trio.to_thread.run_sync(_tell_of_others, directory)
-        hello, problem = await _greet(remote, config)
+        hello, problem = await _greet(remote)
         try:
             fs = await stack.enter_async_context(
                 FileSystem.open(config, remote, directory, hello, path, open_providers=_providers(config))
@@ -179,17 +179,16 @@ def _tell_of_others(directory: Path) -> None:
         )
 
 
-async def _greet(remote: Remote, config: Config) -> tuple[Hello | None, RemoteError | None]:
+async def _greet(remote: Remote) -> tuple[Hello | None, RemoteError | None]:
     """Prove the key; return what the server said, or why it could not be asked.
+
+    As patient as anybody who reads: a first mount has nothing to fall back on.
 
     Raises:
         RemoteError: the server answered, and refused.
     """
     try:
-        with trio.fail_after(config.request_timeout_s):
-            return await remote.catalog.hello(), None
-    except trio.TooSlowError:
-        return None, Unreachable(f"no answer within {config.request_timeout_s:.0f} s")
+        return await remote.catalog.hello(), None
     except RemoteError as exc:
         if not exc.temporary:
             raise

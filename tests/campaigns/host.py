@@ -20,7 +20,7 @@ from tests.campaigns.looking import BucketClient, bucket_differences, mounted_tr
 from tests.campaigns.workload import DEAD, Plan, is_unknown
 from tests.campaigns.worlds import ImpossibleError, Node, Outcome, Worlds
 from tests.conftest import PATIENT
-from tests.support.mounts import REPOSITORY, MountedDaemon, within
+from tests.support.mounts import REPOSITORY, MountedDaemon, MountError, within
 
 QUICK = {
     "EXAIFS_REQUEST_TIMEOUT_S": "0.8",
@@ -32,6 +32,7 @@ QUICK = {
 
 _FEED_DEADLINE_S = 60.0
 _LOOKS = 5
+_STARTS = 10
 
 
 class Host:
@@ -83,9 +84,22 @@ class Host:
         self._daemon.launch()
 
     def start(self, *, wrapper: tuple[str, ...] = ()) -> None:
-        """Start a run and wait until it is mounted."""
-        self.launch(wrapper=wrapper)
-        self.daemon.wait_started()
+        """Start a run and wait until it is mounted.
+
+        Again where a first run, which has nothing to serve yet, was not answered in time, as a service
+        manager does: its patience is that of a campaign, the machine may be busy.
+        """
+        for left in reversed(range(_STARTS)):
+            self.launch(wrapper=wrapper)
+            try:
+                self.daemon.wait_started()
+            except MountError as exc:
+                if left == 0 or "Nothing is cached yet" not in str(exc):
+                    raise
+                self.daemon.clean_up()
+                self.daemon.log_path.unlink()
+            else:
+                return
 
     def kill(self) -> None:
         """Crash the daemon."""
