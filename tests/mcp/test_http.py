@@ -21,7 +21,7 @@ import pytest
 
 from exaifs.errors import ConfigError
 from exaifs.mcp.http import MAX_BODY_BYTES, Address, address_of, is_loopback
-from tests.mcp.served import END_S, HttpServer, Project, http_caller, http_server
+from tests.mcp.served import CALL_S, END_S, HttpServer, Project, http_caller, http_server
 from tests.providers.emulator import ProviderServer
 from tests.providers.world import arrived
 from tests.support.gate import Gate
@@ -359,8 +359,9 @@ async def test_cancelling_an_upload(project: Project) -> None:
                 gate.hang()
                 tasks.cancel_scope.cancel()
 
-            await served.client.call_tool("upload_file", arguments, progress_callback=tell)
-            await anyio.sleep_forever()
+            with anyio.fail_after(CALL_S):
+                await served.client.call_tool("upload_file", arguments, progress_callback=tell)
+                await anyio.sleep_forever()
         gate.close()
         gate.open()
         async with http_caller(server.url) as served:

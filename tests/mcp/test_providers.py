@@ -82,7 +82,7 @@ async def test_progress_of_a_long_upload(connect_anyhow: Connect, openai: Provid
         with openai.hold():
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(ask)
-                with anyio.fail_after(30):
+                with anyio.fail_after(60):
                     await early.wait()
                 assert not openai.files
                 openai.gate.set()
