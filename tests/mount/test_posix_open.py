@@ -169,7 +169,7 @@ def test_create_modes_and_umask(twins: Twins, umask: int) -> None:
 
 def test_a_running_program_cannot_be_written(twins: Twins) -> None:
     """ETXTBSY, both ways."""
-    script = """cp "$(command -v sleep)" prog; ./prog 5 & p=$!
+    script = """cp "$(command -v sleep)" prog; ./prog 300 & p=$!
       while [ "$(readlink /proc/$p/exe)" != "$PWD/prog" ]; do :; done
       (printf x >> prog) 2>&1 | grep -o 'Text file busy'; kill $p; wait $p || true
       exec 3>>prog; ./prog 0 2>&1 | grep -o 'Text file busy'; exec 3>&-; rm prog"""
