@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
@@ -43,6 +44,7 @@ from exaifs.fs.upstream.feed import Feed
 from exaifs.fs.upstream.gaps import Gaps
 from exaifs.fs.upstream.invalidation import Invalidations
 from exaifs.fs.writepath import WritePath, make_directories
+from exaifs.model import Attributes
 from exaifs.remote.interface import Hello, Remote
 
 _DAY_S = 86400.0
@@ -227,15 +229,18 @@ class FileSystem:
             await fs.writes.adopt(records)
             yield fs
 
-    @property
-    def entry_timeout_s(self) -> float:
-        """How long the kernel may trust a name: long while the feed tells it what changed."""
-        return _FOLLOWED_TIMEOUT_S if self.core.contact.followed else self._freshness_s
+    def entry_timeout_s(self, attributes: Attributes) -> float:
+        """How long the kernel may trust a name: long while the feed tells it what changed.
+
+        A directory's name never long: what may have changed while the feed was lost must be asked for then,
+        and telling the kernel to forget the name instead takes it from programs that work in the directory.
+        """
+        return self._freshness_s if stat.S_ISDIR(attributes.mode) else self.attr_timeout_s
 
     @property
     def attr_timeout_s(self) -> float:
         """How long the kernel may trust attributes."""
-        return self.entry_timeout_s
+        return _FOLLOWED_TIMEOUT_S if self.core.contact.followed else self._freshness_s
 
     def status(self) -> Status:
         """Return what is to be said about this mount now; takes milliseconds."""

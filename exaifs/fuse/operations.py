@@ -54,7 +54,7 @@ class Operations(pyfuse3.Operations):
         own_s = attributes.timeout_s
         return entry_attributes(
             attributes,
-            entry_timeout_s=self._fs.entry_timeout_s if own_s is None else own_s,
+            entry_timeout_s=self._fs.entry_timeout_s(attributes) if own_s is None else own_s,
             attr_timeout_s=self._fs.attr_timeout_s if own_s is None else own_s,
         )
 

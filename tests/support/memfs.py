@@ -74,7 +74,6 @@ class MemFileSystem:
         report: a file that receives the lookup counts that are not zero, after each forget.
     """
 
-    entry_timeout_s = 60.0
     attr_timeout_s = 60.0
 
     def __init__(self, report: Path | None = None) -> None:
@@ -86,6 +85,9 @@ class MemFileSystem:
         self._nodes: dict[Ino, _Node] = {ROOT_INO: _Node(self._attributes(ROOT_INO, stat.S_IFDIR | 0o755))}
         self.invalidations = self
         self._stale, self._next_stale = trio.open_memory_channel[Invalidation](math.inf)
+
+    def entry_timeout_s(self, _attributes: Attributes) -> float:
+        return 60.0
 
     def _attributes(self, ino: Ino, mode: int) -> Attributes:
         now = time.time_ns()

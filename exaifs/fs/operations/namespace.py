@@ -127,7 +127,11 @@ class Namespace:
         """Return the attributes of an inode the kernel knows."""
         if is_virtual(ino):
             return self._virtual.getattr(ino)
-        return self._table.attributes(self._table.peek(ino))
+        inode = self._table.peek(ino)
+        if inode.entry.is_dir and not inode.unlinked:
+            await self._directories.freshen(inode.entry)
+            inode = self._table.peek(ino)
+        return self._table.attributes(inode)
 
     async def readlink(self, ino: Ino) -> bytes:
         """Return a symbolic link's target.

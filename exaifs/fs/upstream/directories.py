@@ -84,6 +84,14 @@ class Directories:
             if directory.entry.key == prefix:
                 return prefix
 
+    async def freshen(self, directory: Entry) -> None:
+        """Bring a directory's own attributes up to date; a checkpoint only when they must be asked for.
+
+        Nobody may look up the name of the one that a program works in.
+        """
+        with suppress(RemoteError):  # then they stay what they are known to be
+            await self.ensure(directory.parent)
+
     async def find(self, directory: Inode, name: str) -> Entry:
         """Return what has a name in a directory.
 

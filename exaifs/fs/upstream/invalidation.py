@@ -15,7 +15,7 @@ import trio
 from exaifs.cache.names.entries import Entry
 from exaifs.cache.names.index import Index
 from exaifs.cache.names.merge import Difference
-from exaifs.model import ROOT_INO, Ino
+from exaifs.model import Ino
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,9 @@ class Invalidations:
     def distrust(self, inos: Sequence[Ino]) -> None:
         """Have the kernel ask again for inodes whose freshness can no longer be promised.
 
-        There may be very many: they are looked up one by one, as `take` comes to them.
+        There may be very many: they are looked up one by one, as `take` comes to them. Directories keep
+        their names, which the kernel never trusts for long: a name that it is told to forget is gone for
+        programs that work there (getcwd(2) says ENOENT) until somebody looks it up again.
         """
         self._doubted = self._doubts(inos)
         first = next(self._doubted, None)
@@ -75,7 +77,7 @@ class Invalidations:
             if entry is None:
                 continue
             directory = self._index.directory(entry.parent)
-            if directory is not None and ino != ROOT_INO:
+            if directory is not None and not entry.is_dir:
                 yield StaleName(directory.ino, entry.name)
             yield StaleAttributes(ino)
 
