@@ -294,8 +294,8 @@ def _core(
     contact: Contact,
 ) -> Core:
     """Return what all parts work on; changes that cannot be made now wait in the journal."""
-    table = InodeTable(index, _ownership(config))
-    changes = Changes(Carrier(remote), Outbox(journal, index), contact, may_wait=config.may_keep)
+    table, outbox = InodeTable(index, _ownership(config)), Outbox(journal, index)
+    changes = Changes(Carrier(remote), outbox, index, contact, may_wait=config.may_keep)
     return Core(remote, index, table, contents, contact, Claims(index), changes, config.read_only)
 
 

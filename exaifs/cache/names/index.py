@@ -25,7 +25,7 @@ from exaifs.cache.names.entries import COLUMNS, Entry, from_row, to_row
 from exaifs.cache.names.oddkeys import OddKeys
 from exaifs.cache.names.recency import Recency
 from exaifs.model import ROOT_INO, Ino, Posix
-from exaifs.names import split_key
+from exaifs.names import PLACEHOLDER, split_key
 
 _SELECT = f"SELECT {', '.join(COLUMNS)} FROM entries WHERE "  # noqa: S608  # constants only
 _UPSERT = (
@@ -263,6 +263,16 @@ class Index(Recency):
         self.outdate_listing(prefix)
         self._db.execute("UPDATE loaded SET loaded_at_ns = 0 WHERE prefix = ?", (prefix,))
 
+    def doubt_key(self, key: str) -> None:
+        """Do so with what shows a key, or a prefix that ends in a slash and all below: see `doubt`."""
+        if key.endswith("/"):
+            self.expire_below(key)
+        above, component = split_key(key.rstrip("/"))
+        self.doubt(above)
+        if component == PLACEHOLDER:
+            # Where it is all there is, the listing above has the folder, or not.
+            self.doubt(split_key(above.rstrip("/"))[0])
+
     def release(self, key: str, *, in_vain: bool = False) -> None:
         """Undo one `claim`; answers asked for before now still leave the key alone.
 
@@ -281,10 +291,6 @@ class Index(Recency):
             "UPDATE loaded SET loaded_at_ns = 0 WHERE prefix >= ? AND prefix < ?",
             (prefix, upper_bound(prefix)),
         )
-
-    def mark_unloaded(self, prefix: str) -> None:
-        """Have a directory listed again when it is needed next."""
-        self._db.execute("DELETE FROM loaded WHERE prefix = ?", (prefix,))
 
     def drop_pending(self, kept: Collection[Ino] = ()) -> list[Entry]:
         """Forget names of an earlier run that never reached the bucket, but for some; return them."""

@@ -270,6 +270,8 @@ class Namespace:
             async with inode.lock:
                 await self._publisher.close_and_settle(inode)
         except BaseException:
+            if inode.may_be_stored:
+                self._index.doubt_key(inode.entry.key)
             self._remover.discard(inode)
             raise
         return self._counted(inode.entry)

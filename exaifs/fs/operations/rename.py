@@ -255,19 +255,12 @@ class Renamer:
             self._take_name(source, renamed)  # before the journal says that it is done
             return True
 
-        try:
-            moved = await self._changes.move_tree(
-                Move(old, self._place(source, renamed)),
-                move,
-                puts=puts,
-                undone=puts_of((inode, inode.entry) for inode in below),
-            )
-        except BaseException:
-            # Some objects moved: let both directories be listed anew.
-            self._index.mark_unloaded(old)
-            self._index.mark_unloaded(source.entry.parent)
-            self._index.mark_unloaded(renamed.parent)
-            raise
+        moved = await self._changes.move_tree(
+            Move(old, self._place(source, renamed)),
+            move,
+            puts=puts,
+            undone=puts_of((inode, inode.entry) for inode in below),
+        )
         if moved is None:
             self._take_name(source, renamed)
         else:

@@ -2,7 +2,8 @@
 
 Each method returns what Supabase made of the change, or None when it waits; the caller, who holds the
 claims and locks, then takes it on locally either way. What needs several requests is in the journal before
-the first of them, so that a next run finishes it.
+the first of them, so that a next run finishes it. Of a change that fails without an answer nobody knows
+whether it happened: the directories that show its keys are listed again before they are trusted.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TypeVar
 import structlog
 
 from exaifs.cache.names.entries import Entry
+from exaifs.cache.names.index import Index
 from exaifs.cache.unsent.intents import Mark, Move, Operation, Patch, Put, Remove, Unmark, keys_of
 from exaifs.errors import ExaifsError
 from exaifs.fs.contact import Contact, is_away
@@ -34,13 +36,17 @@ class Changes:
     Args:
         carrier: carries them out.
         outbox: takes what must wait.
+        index: where the keys are that may have changed when one fails.
         contact: whether Supabase answers.
         may_wait: whether anything may be acknowledged that Supabase does not have (`offline_writes`).
     """
 
-    def __init__(self, carrier: Carrier, outbox: Outbox, contact: Contact, *, may_wait: bool) -> None:
+    def __init__(
+        self, carrier: Carrier, outbox: Outbox, index: Index, contact: Contact, *, may_wait: bool
+    ) -> None:
         self.carrier = carrier
         self.outbox = outbox
+        self._index = index
         self._contact = contact
         self.may_wait = may_wait
 
@@ -174,7 +180,10 @@ class Changes:
                 result = await carry_out()
         except ExaifsError as exc:
             if not (self.may_wait and is_away(exc)):
-                await self.outbox.close(number, undone)
+                try:
+                    await self.outbox.close(number, undone)
+                finally:
+                    self._doubt(operation)  # of several requests some may have been answered
                 raise
             self._check_may_wait(operation, exc)
             self.outbox.let_go(number)
@@ -211,6 +220,11 @@ class Changes:
             raise exc
         self._contact.note(exc)
         if not self.may_wait:
+            self._doubt(operation)
             raise exc
         path = path_of(operation.entry.key)
         _log.warning("kept for later", what=type(operation).__name__.lower(), path=path, reason=str(exc))
+
+    def _doubt(self, operation: Operation) -> None:
+        for key in keys_of(operation):
+            self._index.doubt_key(key)

@@ -222,7 +222,7 @@ class Directories:
             Whether all of them were: where Supabase does not answer, they are listed when needed.
         """
         for prefix in self._index.expired_prefixes():
-            # Raised for a directory that another task unloaded meanwhile.
+            # Raised for a directory that went and came back meanwhile, and was not listed since.
             with suppress(RemoteError, sqlite3.Error):
                 await self.ensure(prefix)
         return not self._index.expired_prefixes()

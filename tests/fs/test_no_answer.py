@@ -1,0 +1,114 @@
+"""A change of ours gets no answer: what it may have changed is looked at before it is trusted."""
+
+from __future__ import annotations
+
+import pytest
+
+from exaifs.errors import Busy, RemoteError, Unreachable
+from tests.fs.conftest import Mount
+from tests.fs.scenes import contents
+from tests.support.double import DoubleServer
+
+pytestmark = pytest.mark.anyio
+
+LOST = [Busy("500, and done"), Unreachable("cut, and done")]
+
+
+@pytest.mark.parametrize("error", LOST, ids=lambda error: type(error).__name__)
+async def test_a_directory_whose_mkdir_got_no_answer_shows(
+    server: DoubleServer, mount: Mount, error: RemoteError
+) -> None:
+    """`rm -r` right after a mkdir that failed, and happened, sees what it must remove."""
+    async with mount(offline_writes="refuse") as paths:
+        await paths.mkdir("d")
+        assert await paths.ls("d") == []
+        server.inject("put", error, after=True)
+        with pytest.raises(type(error)):
+            await paths.mkdir("d/e")
+        assert "d/e/.emptyFolderPlaceholder" in contents(server)
+        with server.hold("changes"):
+            paths.fs.core.contact.succeeded()  # somebody else had an answer
+            assert await paths.ls("d") == ["e"]
+        await paths.rmdir("d/e")
+        await paths.rmdir("d")
+        assert contents(server) == {}
+
+
+async def test_a_symbolic_link_that_got_no_answer_shows(server: DoubleServer, mount: Mount) -> None:
+    """`ln -s` failed, and happened: as with mkdir."""
+    async with mount(offline_writes="refuse") as paths:
+        await paths.mkdir("d")
+        assert await paths.ls("d") == []
+        server.inject("put", Busy("500, and done"), after=True)
+        with pytest.raises(Busy):
+            await paths.symlink("target", "d/link")
+        assert await paths.ls("d") == ["link"]
+        assert await paths.readlink("d/link") == "target"
+
+
+async def test_an_upload_that_is_tried_again_leaves_no_doubt(server: DoubleServer, mount: Mount) -> None:
+    """What is kept here and sent again needs no listing: its directory may be large."""
+    async with mount(offline_writes="refuse") as paths:
+        await paths.mkdir("d")
+        assert await paths.ls("d") == []
+        server.inject("put", Busy("500"))
+        with pytest.raises(Busy):
+            await paths.create("d/f", b"1")
+        assert paths.fs.core.index.expired_prefixes() == []
+
+
+@pytest.mark.parametrize("error", LOST, ids=lambda error: type(error).__name__)
+async def test_a_file_whose_removal_got_no_answer_is_gone(
+    server: DoubleServer, mount: Mount, error: RemoteError
+) -> None:
+    """The name does not stay until the feed comes to it."""
+    async with mount(offline_writes="refuse") as paths:
+        await paths.mkdir("d")
+        await paths.create("d/f", b"1")
+        assert await paths.ls("d") == ["f"]
+        server.inject("remove", error, after=True)
+        with pytest.raises(type(error)):
+            await paths.unlink("d/f")
+        with server.hold("changes"):
+            paths.fs.core.contact.succeeded()
+            assert await paths.ls("d") == []
+        await paths.rmdir("d")
+
+
+async def test_a_rename_that_got_no_answer_is_looked_up(server: DoubleServer, mount: Mount) -> None:
+    """Of a directory: whatever was moved shows where it is."""
+    async with mount(offline_writes="refuse") as paths:
+        await paths.mkdir("old")
+        for name in ("a", "b", "sub"):
+            await (paths.mkdir if name == "sub" else paths.create)(f"old/{name}")
+        assert await paths.ls("old/sub") == []
+        server.inject("move", Busy("500, and done"), times=4, after=True)
+        with pytest.raises(Busy):
+            await paths.rename("old", "new")
+        moved = sorted(key for key in contents(server) if key.startswith("new/"))
+        assert moved
+        shown = [f"{top}/{name}" for top in await paths.ls() for name in await paths.ls(top)]
+        keys = {key.removesuffix("/.emptyFolderPlaceholder") for key in contents(server)}
+        assert sorted(shown) == sorted(key for key in keys if "/" in key)
+
+
+async def test_what_was_refused_unasked_leaves_no_doubt(server: DoubleServer, mount: Mount) -> None:
+    """`EXAIFS_OFFLINE_WRITES=refuse`: nothing was sent, so all that is known is served as before."""
+    async with mount(offline_writes="refuse") as paths:
+        await paths.mkdir("d")
+        await paths.create("d/f", b"1")
+        assert await paths.ls("d") == ["f"]
+        server.online = False
+        paths.fs.core.contact.failed(Unreachable("found by somebody else"))
+        for change in (
+            paths.mkdir("e"),
+            paths.unlink("d/f"),
+            paths.rename("d/f", "g"),
+            paths.rename("d", "e"),
+        ):
+            with pytest.raises(Unreachable):
+                await change
+        assert paths.fs.core.index.expired_prefixes() == []
+        assert await paths.ls() == ["d"]
+        assert await paths.ls("d") == ["f"]
+        server.online = True
