@@ -18,6 +18,10 @@ class Program:
     """Afterwards: must succeed, and print the same everywhere."""
     unlike: tuple[str, ...] = ()
     """Files that hold inode numbers or times, and so differ."""
+    in_place: tuple[str, ...] = ()
+    """Files of which any state may be left when the script fails, as it changes them in place."""
+    is_whole: str = "true"
+    """Must succeed on what is left then: those files go together."""
 
 
 _GIT = """
@@ -44,6 +48,8 @@ PROGRAMS = [
         'sqlite3 db "INSERT INTO t (x) VALUES (hex(zeroblob($i * 500)))" || exit; done',
         check="sqlite3 db 'PRAGMA integrity_check; SELECT n, length(x) FROM t ORDER BY n'",
         unlike=("db",),
+        in_place=("db", "db-journal"),
+        is_whole="test ! -e db || test \"$(sqlite3 db 'PRAGMA integrity_check' 2>&1)\" = ok",
     ),
     Program(
         "editor",
