@@ -268,3 +268,23 @@ async def test_a_folder_that_a_listing_finds_empty_is_gone(server: DoubleServer,
         paths.fs.core.index.expire("d/")
         assert await paths.ls("d") == []
         assert await paths.ls() == []
+
+
+async def test_a_rename_of_a_file_whose_upload_had_no_answer_leaves_nothing_behind(
+    server: DoubleServer, mount: Mount
+) -> None:
+    """Cut off before it removed the source, it is finished: what is there are bytes of ours."""
+    async with mount() as paths:
+        await paths.create("a", b"old")
+        await paths.create("b", b"replaced")
+        server.inject("commit", Unreachable("the answer was lost"))
+        await paths.overwrite("a", b"newer")
+        await paths.rename("a", "b")
+        assert server.bucket.objects["a"].data == b"newer"
+        server.inject("remove", Unreachable("lost"))
+        server.inject("remove", Unreachable("lost again"))
+        assert await paths.fs.drain(60) == 0
+        await follow(paths)
+        assert await paths.ls() == ["b"]
+        assert list(server.bucket.objects) == ["b"]
+        assert await paths.read("b") == b"newer"

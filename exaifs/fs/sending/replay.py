@@ -171,9 +171,24 @@ class Replayer:
         if taken.file_id != entry.file_id:
             return None
         # Its row went along, and whoever makes a new file there gives it another id.
-        if there is not None and there.file_id in {None, entry.file_id} and _is_same(entry, there):
+        if there is not None and await self._is_left_over(entry, there, taken):
             await self._carrier.remove([source])  # the last step of a rename over a file
         return taken
+
+    async def _is_left_over(self, entry: Entry, there: ObjectRecord, taken: ObjectRecord) -> bool:
+        """Tell whether an object is what a rename over a file has copied, and was to remove then."""
+        if there.file_id not in {None, entry.file_id}:
+            return False
+        if _is_same(entry, there) or _is_copy(there, taken):
+            return True
+        if taken.sha256 is None or there.size_bytes != taken.size_bytes:
+            return False
+        # It may be of an upload from here that had no answer, and some stores give a copy another ETag.
+        try:
+            await self._contents.materialize(there.ref)
+        except IntegrityError:
+            return False
+        return self._contents.sha256_of(there.ref) == taken.sha256
 
     async def _keep_replaced(self, operation: Move, taken: ObjectRecord | None) -> None:
         """Keep what is about to be replaced, unless it was replaced here, or is a copy of ours already."""
