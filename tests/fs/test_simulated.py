@@ -288,3 +288,29 @@ async def test_a_rename_of_a_file_whose_upload_had_no_answer_leaves_nothing_behi
         assert await paths.ls() == ["b"]
         assert list(server.bucket.objects) == ["b"]
         assert await paths.read("b") == b"newer"
+
+
+async def test_attributes_that_change_while_a_directory_is_moved_stay(
+    server: DoubleServer, mount: Mount
+) -> None:
+    """What the listing after the move says of a row is older than a change that began to wait meanwhile."""
+    async with mount() as paths:
+        await paths.mkdir("d")
+        await paths.create("d/f", b"1")
+        server.online = False
+        await paths.rename("d", "e")
+        with server.hold("move") as move, server.hold("patch") as patch:
+            server.online = True
+            paths.fs.writes.sender.hurry()
+            await move.wait_arrived()
+            with server.hold("list_tree") as listing:
+                move.open()
+                await listing.wait_arrived()
+                await paths.setattr("e/f", AttributeChange(mode=0o600))
+            await patch.wait_arrived()
+            assert (await paths.stat("e/f")).mode & 0o777 == 0o600
+            async with paths.open("e/f", os.O_WRONLY | os.O_APPEND) as handle:
+                await paths.fs.files.write(handle, 1, b"2")
+        assert await paths.fs.drain(60) == 0
+        assert server.bucket.record("e/f").posix.mode == 0o600
+        assert server.bucket.objects["e/f"].data == b"12"

@@ -269,26 +269,30 @@ class Replayer:
         old, new = operation.source, operation.entry.key
         moved: set[str] = set()
         revised: dict[int, Operation] = {}
-        waiting = self._later(number)
-        async for record in self._carrier.tree(new):
-            source = moving.get(old + record.key[len(new) :])
-            if source is not None and _is_copy(source, record):
-                self._outbox.carried_along(source, record)
-            key = self._outbox.local_key(number, record.key)
-            if key is None:
-                continue
-            entry = self._relocation.take_on(record, old + record.key[len(new) :], key, waiting=waiting)
-            if entry is not None:
-                revised |= self._revised(waiting.get(entry.ino, ()), record)
-            moved.add(key)
+        async for page in self._carrier.tree_pages(new):
+            waiting = self._later(number)  # more may wait since the page before
+            for record in page:
+                source = moving.get(old + record.key[len(new) :])
+                if source is not None and _is_copy(source, record):
+                    self._outbox.carried_along(source, record)
+                key = self._outbox.local_key(number, record.key)
+                if key is None:
+                    continue
+                entry = self._relocation.take_on(record, old + record.key[len(new) :], key, waiting=waiting)
+                if entry is not None:
+                    revised |= self._revised(waiting.get(entry.ino, ()), record)
+                moved.add(key)
         entry = self._index.by_ino(operation.entry.ino)
         if entry is not None:
             self._relocation.drop_unmoved(entry.key, moved)
             await self._keep_again(*self._table.below(entry.key))
-        needed = (
-            entry is None or entry.pending or entry.ino in waiting or self._index.has_children(entry.key)
+        is_there = (
+            entry is None
+            or entry.pending
+            or entry.ino in self._later(number)
+            or self._index.has_children(entry.key)
         )
-        return revised, bool(moved) or needed
+        return revised, bool(moved) or is_there
 
     async def _keep_collisions(
         self, old: str, new: str, moving: Mapping[str, ObjectRecord]

@@ -86,11 +86,16 @@ class Carrier:
 
     async def tree(self, prefix: str) -> AsyncIterator[ObjectRecord]:
         """Yield the records of all objects below a prefix."""
+        async for page in self.tree_pages(prefix):
+            for record in page:
+                yield record
+
+    async def tree_pages(self, prefix: str) -> AsyncIterator[Sequence[ObjectRecord]]:
+        """Do as `tree`, some at a time: only between them may anything change here."""
         after: str | None = ""
         while after is not None:
             page, after = await self._catalog.list_tree(prefix, after, _PAGE)
-            for record in page:
-                yield record
+            yield page
 
     async def move_all(
         self,
