@@ -8,13 +8,13 @@ import pytest
 import trio
 import trio.testing
 
-from exaifs.errors import Stale, Unreachable
+from exaifs.errors import Busy, Stale, Unreachable
 from exaifs.model import AttributeChange
 from exaifs.names import PLACEHOLDER
 from tests.fs.conftest import Mount
 from tests.support.descriptors import open_descriptors
 from tests.support.double import DoubleServer
-from tests.support.paths import CALLER, follow
+from tests.support.paths import CALLER, Paths, follow
 
 pytestmark = pytest.mark.anyio
 
@@ -314,3 +314,64 @@ async def test_attributes_that_change_while_a_directory_is_moved_stay(
         assert await paths.fs.drain(60) == 0
         assert server.bucket.record("e/f").posix.mode == 0o600
         assert server.bucket.objects["e/f"].data == b"12"
+
+
+async def _doubted(paths: Paths) -> None:
+    """Have the root listed once more, as after a gap of the feed."""
+    paths.fs.core.index.expire("")
+    await paths.fs.directories.ensure("")
+
+
+async def test_a_listing_leaves_a_directory_alone_whose_attributes_wait(
+    server: DoubleServer, mount: Mount
+) -> None:
+    """It has those that were acknowledged, whatever its marker says until it has them, too."""
+    async with mount() as paths:
+        await paths.mkdir("d")
+        server.inject("patch", Busy("later"), times=2)
+        await paths.setattr("d", AttributeChange(mode=0o700))
+        await paths.setxattr("d", "user.k", b"1")
+        await _doubted(paths)
+        assert (await paths.stat("d")).mode & 0o777 == 0o700
+        assert await paths.getxattr("d", "user.k") == b"1"
+        assert await paths.fs.drain(60) == 0
+        await follow(paths)
+        assert (await paths.stat("d")).mode & 0o777 == 0o700
+
+
+async def test_a_listing_does_not_bring_back_a_directory_whose_removal_waits(
+    server: DoubleServer, mount: Mount
+) -> None:
+    """Its marker is there still; another host's file in it shows once the removal is over."""
+    async with mount() as paths:
+        await paths.mkdir("d")
+        await paths.mkdir("e")
+        server.inject("remove", Busy("later"), times=2)
+        await paths.rmdir("d")
+        await paths.rmdir("e")
+        server.bucket.put("e/theirs", b"1")
+        server.bucket.trim_log()
+        await _doubted(paths)
+        assert "d" not in await paths.ls()
+        assert await paths.fs.drain(60) == 0
+        await follow(paths)
+        assert await paths.ls() == ["e"]
+        assert await paths.ls("e") == ["theirs"]
+
+
+async def test_a_listing_does_not_take_away_a_directory_whose_marker_waits(
+    server: DoubleServer, mount: Mount
+) -> None:
+    """Its last file was removed, and its marker is not there yet."""
+    server.bucket.put("d/f", b"1")
+    async with mount() as paths:
+        assert await paths.ls("d") == ["f"]
+        ino = (await paths.stat("d")).ino
+        server.inject("put", Busy("later"), times=2)
+        await paths.unlink("d/f")
+        assert list(server.bucket.objects) == []
+        await _doubted(paths)
+        assert (await paths.stat("d")).ino == ino
+        assert await paths.fs.drain(60) == 0
+        await follow(paths)
+        assert (await paths.stat("d")).ino == ino

@@ -281,8 +281,10 @@ class Index(Recency):
             in_vain: nothing is known to have come of it: what listings said meanwhile may be true.
         """
         for left in self.take_left(key):
-            if in_vain or left.endswith("/"):
-                self.doubt(split_key(left.rstrip("/"))[0])
+            # A listing says of a folder also what is said of its marker.
+            named = left.removesuffix(PLACEHOLDER)
+            if in_vain or named.endswith("/") or named == "":
+                self.doubt(split_key(named.rstrip("/"))[0])
         super().release(key)
 
     def expire_below(self, prefix: str) -> None:

@@ -88,7 +88,8 @@ class _Merge:
 
     def folder(self, prefix: str, folder: Folder) -> None:
         key = f"{prefix}{folder.component}/" if folder.component else ""
-        if self.is_newer(key):
+        # Its marker is all that an empty directory has: made, changed and removed apart from its name.
+        if self.is_newer(key) or self.is_newer(key + PLACEHOLDER):
             return
         known = self.index.directory(key)
         if known is None:
@@ -149,6 +150,8 @@ class _Merge:
             # Read again: an entry may have another name by now.
             entry = self.index.directory(key) if key.endswith("/") else self.index.file(*split_key(key))
             if entry is None or entry.pending or self.is_newer(key):
+                continue
+            if entry.is_dir and self.is_newer(entry.marker_key):
                 continue
             if not (entry.is_dir and self.index.holds_pending(key)):
                 self.delete(entry)
