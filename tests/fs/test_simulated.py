@@ -375,3 +375,28 @@ async def test_a_listing_does_not_take_away_a_directory_whose_marker_waits(
         assert await paths.fs.drain(60) == 0
         await follow(paths)
         assert (await paths.stat("d")).ino == ino
+
+
+@pytest.mark.parametrize("keeps_metadata", [True, False])
+async def test_what_arrived_of_an_upload_without_an_answer_is_not_another_hosts_file(
+    server: DoubleServer, mount: Mount, *, keeps_metadata: bool
+) -> None:
+    """The feed tells of it before it is sent again: the inode stays, and what is changed of it since."""
+    server.bucket.keeps_metadata = keeps_metadata
+    async with mount() as paths:
+        await paths.create("f", b"old")
+        ino = (await paths.stat("f")).ino
+        server.inject("put", Unreachable("the answer was lost"), after=True)
+        await paths.overwrite("f", b"newer")
+        await paths.fs.feed.poll()
+        assert server.bucket.objects["f"].data == b"newer"
+        assert (await paths.stat("f")).ino == ino
+        await paths.setattr("f", AttributeChange(mode=0o600))
+        await paths.setxattr("f", "user.k", b"1")
+        assert await paths.fs.drain(60) == 0
+        await follow(paths)
+        assert (await paths.stat("f")).ino == ino
+        assert (await paths.stat("f")).mode & 0o777 == 0o600
+        assert await paths.getxattr("f", "user.k") == b"1"
+        assert server.bucket.record("f").posix.mode == 0o600
+        assert server.bucket.record("f").xattrs == {"user.k": b"1"}

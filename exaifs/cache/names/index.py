@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ from exaifs.cache.connection import transaction
 from exaifs.cache.names.entries import COLUMNS, Entry, from_row, to_row
 from exaifs.cache.names.oddkeys import OddKeys
 from exaifs.cache.names.recency import Recency
-from exaifs.model import ROOT_INO, Ino, Posix
+from exaifs.model import ROOT_INO, Ino, ObjectRecord, Posix
 from exaifs.names import PLACEHOLDER, split_key
 
 _SELECT = f"SELECT {', '.join(COLUMNS)} FROM entries WHERE "  # noqa: S608  # constants only
@@ -54,6 +54,7 @@ class Index(Recency):
         highest = database.execute("SELECT max(ino) FROM entries").fetchone()[0]
         self._next_ino = max(highest or 0, ROOT_INO) + 1
         self._root = self._load_root()
+        self._is_sent: Callable[[Ino, ObjectRecord], bool] = lambda _ino, _record: False
 
     def _load_root(self) -> Entry:
         blank = Entry(parent="", name="", component="", kind="dir", ino=ROOT_INO)
@@ -302,7 +303,18 @@ class Index(Recency):
                 self.delete(entry)
         return gone
 
+    def recognise_by(self, is_sent: Callable[[Ino, ObjectRecord], bool]) -> None:
+        """Have somebody asked which objects are of uploads from here that had no answer."""
+        self._is_sent = is_sent
+
     # -- for merging answers -----------------------------------------------------------------------
+
+    def is_own(self, known: Entry | None, record: ObjectRecord) -> bool:
+        """Tell whether an object is of an upload from here that had no answer: no other host's file.
+
+        It is left alone: the name and its inode take it on when it is sent again.
+        """
+        return known is not None and not known.same_content(record) and self._is_sent(known.ino, record)
 
     def write(self, entry: Entry) -> None:
         """Store an entry without marking it as changed here."""

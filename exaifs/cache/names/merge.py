@@ -116,7 +116,7 @@ class _Merge:
     def object(self, record: ObjectRecord) -> None:
         parent, component = split_key(record.key)
         known = self.index.file(parent, component)
-        if self.is_newer(record.key):
+        if self.is_newer(record.key) or self.index.is_own(known, record):
             return
         if known is not None and known.pending:
             self.index.contest(record.key)
@@ -272,10 +272,13 @@ def merge_changes(
             parent, component = split_key(change.key)
             subject = parent if component == PLACEHOLDER else change.key
             newer = index.is_newer(subject, view) or index.is_newer(change.key, view)
-            pending = _is_pending(index, change.key)
+            known = index.file(parent, component)
+            # Of an unsent file: what the bucket has there may show when that is removed.
+            pending = known is not None and known.pending
+            own = change.record is not None and index.is_own(known, change.record)
             if pending and change.record is not None and not newer:
                 index.contest(change.key)
-            if newer or pending or index.is_being_listed(change.key):
+            if newer or pending or own or index.is_being_listed(change.key):
                 skipped.add(change.key)
             elif (odd := odd_part(change.key)) is not None:
                 _merge_odd_key(merge, *odd, change)
@@ -285,8 +288,7 @@ def merge_changes(
                 if _reveal(merge, parent) or index.file(parent, component) is not None:
                     merge.object(change.record)
             else:
-                known = index.file(parent, component)
-                if known is not None and not known.pending:
+                if known is not None:
                     merge.delete(known)
                 _prune(merge, parent)
     skipped |= {change.key for change in ordered if change.key.startswith(tuple(merge.hidden))}
@@ -308,12 +310,6 @@ def merge_record(
         else:
             merge.object(record)
     return merge.difference
-
-
-def _is_pending(index: Index, key: str) -> bool:
-    """Tell whether an unsent file has this key: what the bucket has there may show when that is removed."""
-    known = index.file(*split_key(key))
-    return known is not None and known.pending
 
 
 def _merge_odd_key(merge: _Merge, prefix: str, kind: OddKind, change: Change) -> None:

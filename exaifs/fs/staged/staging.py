@@ -26,6 +26,7 @@ from exaifs.cache.unsent.journal import sync_directory
 from exaifs.errors import IntegrityError
 from exaifs.fs.staged.diskerrors import disk_error, disk_errors
 from exaifs.limits import descriptor_limit
+from exaifs.model import ObjectRecord
 
 MEMORY_SUFFIX = ".upload"
 
@@ -160,6 +161,12 @@ class Staged:
         """Note that an upload of the present bytes begins: whatever becomes of it, they may arrive."""
         self.tried = True
         self.sent[sha256] = self.size_bytes
+
+    def is_sent(self, record: ObjectRecord) -> bool:
+        """Tell whether an object may be what an upload of these bytes, or earlier ones, has left."""
+        if record.write_id is None and record.sha256 is None:
+            return record.size_bytes in self.sent.values()
+        return record.write_id in self.write_ids
 
     def note_kept(self, generation: int) -> None:
         """Note that the bytes of that generation, and a record of them, are on the disk."""

@@ -23,7 +23,7 @@ from exaifs.cache.names.index import Index
 from exaifs.cache.names.merge import Difference
 from exaifs.errors import NotADirectory, Stale
 from exaifs.fs.tables.atimes import AccessTimes
-from exaifs.model import ROOT_INO, AttributeChange, Attributes, Ino
+from exaifs.model import ROOT_INO, AttributeChange, Attributes, Ino, ObjectRecord
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -132,6 +132,14 @@ class InodeTable:
         self._references: dict[Ino, int] = {}
         self._forgotten = 0
         self._idle: WeakValueDictionary[Ino, Inode] = WeakValueDictionary()
+        index.recognise_by(self._is_sent)
+
+    def _is_sent(self, ino: Ino, record: ObjectRecord) -> bool:
+        """Tell whether an object is, or on servers that keep no write ids may be, of unsent bytes here."""
+        inode = self._inodes.get(ino)
+        return (
+            inode is not None and inode.dirty and inode.staged is not None and inode.staged.is_sent(record)
+        )
 
     def __iter__(self) -> Iterator[Inode]:
         return iter(list(self._inodes.values()))
