@@ -40,7 +40,8 @@ bench: ## Measure speed, memory and freshness (about five minutes)
 
 simulate: ## Play random programs and storms for SECONDS each (300), or those of SEED only
 	@.ci/bootstrap test
-	@exec env EXAIFS_SIMULATE_S=$(or $(SECONDS),300) EXAIFS_SIMULATE_SEED=$(SEED) pytest -q -s tests/simulation
+	@exec env PYTHONHASHSEED=0 EXAIFS_SIMULATE_S=$(or $(SECONDS),300) EXAIFS_SIMULATE_SEED=$(SEED) \
+		pytest -q -s tests/simulation
 
 crash: ## Kill the daemon for SECONDS (300) or as SEED says, damage its journal, cut the power
 	@.ci/bootstrap test

@@ -1,8 +1,9 @@
 """Random schedules with lost, delayed and repeated answers, outages and crashes, under a mock clock.
 
 A seed determines every operation, fault, delay and crash, trio's scheduling (Hypothesis makes that
-deterministic) and when work in threads ends (the event loop waits for it). Not determined: names of staged
-files, write ids, times of day, and the order of sets of strings unless PYTHONHASHSEED is set.
+deterministic), when work in threads ends (the event loop waits for it), the time of day, names of staged
+files and write ids. Not determined: the order of sets of strings unless PYTHONHASHSEED is set, as
+`make simulate` does.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import trio
 import trio.testing
 from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 
+from tests.simulation.outside import simulated_outside
 from tests.simulation.storm import Storm
 from tests.simulation.weather import ThreadsInTurn
 from tests.support.descriptors import open_descriptors
@@ -42,7 +44,7 @@ def play(seed: int) -> None:
     @given(chosen=st.just(seed))
     def storm(chosen: int) -> None:
         clock = trio.testing.MockClock(autojump_threshold=0)
-        with tempfile.TemporaryDirectory() as directory:
+        with tempfile.TemporaryDirectory() as directory, simulated_outside(chosen):
             played = Storm(chosen, Path(directory))
             try:
                 trio.run(played.run, clock=clock, instruments=[ThreadsInTurn()])

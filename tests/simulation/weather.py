@@ -17,6 +17,9 @@ from exaifs.remote.interface import ChangePage, Download, Remote
 
 T = TypeVar("T")
 
+STALL_S = 40.0
+"""Longer than anybody is patient."""
+
 _REAL_WAIT_S = 0.00005
 """Between looks at a thread that is still working."""
 
@@ -30,36 +33,62 @@ class Weather:
     """Of requests that never arrive, and again of answers that do not come back."""
     delay_s: float = 0.0
     """At most so long there, and so long back."""
+    stall_rate: float = 0.0
+    """Of ways that take very long."""
+
+    async def _travel(self) -> None:
+        await trio.sleep(self.chance.uniform(0, self.delay_s))
+        if self.stall_rate and self.chance.random() < self.stall_rate:
+            await trio.sleep(self.chance.uniform(0, STALL_S))
 
     async def there(self) -> None:
         """Travel to the server."""
-        await trio.sleep(self.chance.uniform(0, self.delay_s))
+        await self._travel()
         if self.chance.random() < self.drop_rate:
             raise self.chance.choice([Unreachable("lost on the way"), Busy("later")])
 
     async def back(self) -> None:
         """Travel from the server, after it did what was asked."""
-        await trio.sleep(self.chance.uniform(0, self.delay_s))
+        await self._travel()
         if self.chance.random() < self.drop_rate:
             raise Unreachable("the answer was lost")
 
     def calm(self) -> None:
         """Lose and delay nothing any more."""
-        self.drop_rate = self.delay_s = 0.0
+        self.drop_rate = self.delay_s = self.stall_rate = 0.0
+
+
+@dataclass
+class Link:
+    """What joins one run of a mount to the server."""
+
+    cut: bool = False
+    """Whether the process is gone: nothing it asks arrives any more."""
+
+    def check(self) -> None:
+        """Refuse to carry anything for a process that is gone."""
+        if self.cut:
+            raise Unreachable("the process was killed")
 
 
 class _Distant:
     """Calls every method of a protocol through the weather."""
 
-    def __init__(self, near: Any, weather: Weather) -> None:
+    def __init__(self, near: Any, weather: Weather, link: Link) -> None:
         self._near = near
         self._weather = weather
+        self._link = link
+
+    async def _there(self) -> None:
+        self._link.check()
+        await self._weather.there()
+        self._link.check()
 
     def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
         method = getattr(self._near, name)
 
         async def call(*args: Any, **kwargs: Any) -> Any:
-            await self._weather.there()
+            await self._there()
             result = await method(*args, **kwargs)
             await self._weather.back()
             return result
@@ -86,7 +115,7 @@ class _DistantDownload:
 class _DistantObjects(_Distant):
     @asynccontextmanager
     async def get(self, ref: ObjectRef, start: int = 0, stop: int | None = None) -> AsyncIterator[Any]:
-        await self._weather.there()
+        await self._there()
         async with self._near.get(ref, start, stop) as download:
             yield _DistantDownload(download, self._weather)
 
@@ -95,7 +124,7 @@ class _DistantCatalog(_Distant):
     async def changes(self, cursor: str, limit: int = 1000) -> ChangePage:
         """Ask the log; now and then it tells once more what it told before, or only a little."""
         weather = self._weather
-        await weather.there()
+        await self._there()
         if weather.delay_s and cursor.isdigit():
             again = weather.chance.choice([0, 0, 1, 5])
             earlier: ChangePage = await self._near.changes(str(max(int(cursor) - again, 0)), limit)
@@ -106,10 +135,11 @@ class _DistantCatalog(_Distant):
         return page
 
 
-def distant(remote: Remote, weather: Weather) -> Remote:
+def distant(remote: Remote, weather: Weather, link: Link | None = None) -> Remote:
     """Return the same bucket behind a bad network."""
-    objects: Any = _DistantObjects(remote.objects, weather)
-    catalog: Any = _DistantCatalog(remote.catalog, weather)
+    link = Link() if link is None else link
+    objects: Any = _DistantObjects(remote.objects, weather, link)
+    catalog: Any = _DistantCatalog(remote.catalog, weather, link)
     return Remote(objects, catalog, remote.bucket, remote.identity)
 
 
