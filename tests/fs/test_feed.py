@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from exaifs.errors import NotFound, Stale
+from exaifs.errors import NotFound, Stale, Unreachable
 from exaifs.fs.upstream.invalidation import StaleAttributes, StaleName
 from exaifs.model import AttributeChange
 from tests.fs.conftest import Mount
@@ -193,6 +193,25 @@ async def test_without_a_trigger_listings_age(server: DoubleServer, mount: Mount
         assert not paths.fs.core.contact.followed
         assert paths.fs.feed.problem is not None
         assert "exaifs init" in paths.fs.feed.problem
+
+
+async def test_what_was_never_logged_is_listed_once_the_log_is_written_again(
+    server: DoubleServer, mount: Mount
+) -> None:
+    """The trigger was gone for a while: the log goes on without a gap, and lacks what happened then."""
+    server.bucket.put("a", b"1")
+    async with mount(freshness_s=0.01) as paths:
+        assert await paths.ls() == ["a"]
+        server.trigger_installed = False
+        server.inject("changes", Unreachable("the database restarts"))
+        with trio.fail_after(60):
+            while "exaifs init" not in (paths.fs.feed.problem or ""):  # noqa: ASYNC110 - no event tells
+                await trio.sleep(0.01)
+        del server.bucket.objects["a"]
+        server.trigger_installed = True
+        with trio.fail_after(60):
+            await paths.fs.feed.wait_caught_up()
+        assert await paths.ls() == []
 
 
 async def test_a_hanging_server_does_not_hang_a_known_directory(server: DoubleServer, mount: Mount) -> None:

@@ -146,6 +146,10 @@ class Feed:
         hello = await self._core.remote.catalog.hello()
         self._on_hello(hello)
         if not hello.trigger_installed or not hello.bucket_registered:
+            # What changes now is never in the log, also when it is written again: list anew then.
+            self._cursor = ""
+            if self._core.index.value(_CURSOR):
+                self._core.index.set_value(_CURSOR, "")
             raise SchemaMissing("the change log is not written: run `exaifs init --apply`")
         self._proven_at = trio.current_time()
 
