@@ -12,7 +12,7 @@ import trio.testing
 from exaifs.errors import Busy, Stale, Unreachable
 from exaifs.model import Handle
 from tests.fs.conftest import Mount
-from tests.fs.scenes import kept_aside, sent
+from tests.fs.scenes import back, contents, kept_aside, sent
 from tests.support.double import DoubleServer
 from tests.support.paths import CALLER, Paths, follow
 
@@ -179,3 +179,76 @@ async def test_an_older_close_does_not_come_back_over_a_newer_one(
         assert server.bucket.objects["f"].data == b""
         assert await paths.read("f") == b""
         assert kept_aside(tmp_path / "cache") == []
+
+
+_RENAMES = [("d/f", "d/g", "d/g"), ("d", "e", "e/f")]
+
+
+@pytest.mark.parametrize(("old", "new", "path"), _RENAMES, ids=["file", "directory"])
+@pytest.mark.parametrize("restarted", [False, True], ids=["running", "restarted"])
+@pytest.mark.parametrize("ours_is_later", [False, True], ids=["theirs later", "ours later"])
+async def test_a_rename_that_waits_hides_no_conflict(
+    server: DoubleServer,
+    mount: Mount,
+    tmp_path: Path,
+    *,
+    old: str,
+    new: str,
+    path: str,
+    restarted: bool,
+    ours_is_later: bool,
+) -> None:
+    """Written here while offline, and renamed; written elsewhere by the old name: what loses is kept."""
+    async with mount() as paths:
+        await paths.mkdir("d")
+        await paths.create("d/f", b"old")
+        server.online = False
+        if ours_is_later:
+            server.bucket.put("d/f", b"theirs")
+        await paths.overwrite("d/f", b"ours")
+        await paths.rename(old, new)
+        if not ours_is_later:
+            server.bucket.put("d/f", b"theirs")
+        if not restarted:
+            await back(server, paths)
+            assert await paths.read(path) == server.bucket.objects[path].data
+    if restarted:
+        server.online = True
+        async with mount() as paths:
+            await back(server, paths)
+            assert await paths.read(path) == server.bucket.objects[path].data
+    both = [server.bucket.objects[path].data, *kept_aside(tmp_path / "cache")]
+    assert both == ([b"ours", b"theirs"] if ours_is_later else [b"theirs", b"ours"])
+
+
+@pytest.mark.parametrize(("old", "new", "path"), _RENAMES, ids=["file", "directory"])
+async def test_a_rename_of_an_open_file_hides_no_conflict(
+    server: DoubleServer, mount: Mount, tmp_path: Path, *, old: str, new: str, path: str
+) -> None:
+    """Another host wrote a moment before what is being written here is renamed: theirs is kept aside."""
+    async with mount() as paths:
+        await paths.mkdir("d")
+        await paths.create("d/f", b"old")
+        handle = await _opened(paths, "d/f")
+        await paths.write_all(handle, b"ours")
+        server.bucket.put("d/f", b"theirs")
+        await paths.rename(old, new)
+        await paths.fs.files.flush(handle)
+        await paths.fs.files.release(handle)
+        assert server.bucket.objects[path].data == await paths.read(path) == b"ours"
+        assert kept_aside(tmp_path / "cache") == [b"theirs"]
+
+
+async def test_what_was_renamed_and_removed_here_stays_if_another_host_wrote_it(
+    server: DoubleServer, mount: Mount
+) -> None:
+    """While offline; the removal is of what was there before, not of what the rename takes along."""
+    async with mount() as paths:
+        await paths.create("f", b"old")
+        server.online = False
+        await paths.rename("f", "g")
+        await paths.unlink("g")
+        server.bucket.put("f", b"theirs")
+        await back(server, paths)
+        assert contents(server) == {"g": b"theirs"}
+        assert await paths.read("g") == b"theirs"

@@ -82,6 +82,12 @@ class Entry:
             and self.size_bytes == record.size_bytes
         )
 
+    def is_object_of(self, record: ObjectRecord) -> bool:
+        """Whether `record` is the object this entry stands for, though a move gave it another version."""
+        return self.same_content(record) or (
+            self.etag != "" and self.etag == record.etag and self.size_bytes == record.size_bytes
+        )
+
 
 def from_record(record: ObjectRecord, *, parent: str, component: str, name: str, ino: Ino) -> Entry:
     """Make the entry that shows an object of the bucket."""

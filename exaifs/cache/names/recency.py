@@ -108,7 +108,7 @@ class Recency:
         return found
 
     def contest(self, key: str) -> None:
-        """Note that the bucket has an object under the key of a file that was made here and is not sent."""
+        """Note that the bucket has an object of another host under the key of unsent bytes."""
         self._contested.add(key)
 
     def take_contested(self, key: str) -> bool:

@@ -216,6 +216,10 @@ class Renamer:
         if record is None:
             return fresh
         if source.dirty:
+            if not source.entry.is_object_of(record):
+                # Another host changed what these bytes are to replace: the close that sends them must look.
+                self._index.contest(fresh.key)
+                return fresh
             return replace(fresh, version=record.version, etag=record.etag)
         return self._relocation.moved(fresh, record)
 

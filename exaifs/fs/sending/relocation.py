@@ -86,6 +86,10 @@ class Relocation:
             record = replace(record, posix=entry.posix, xattrs=entry.xattrs)
         inode = self._table.live(entry.ino)
         dirty = inode is not None and inode.dirty
+        if dirty and not entry.is_object_of(record):
+            # Another host changed what these bytes are to replace: whoever sends them must look.
+            self._index.contest(entry.key)
+            return
         fresh = own_write(entry, record) if dirty else self.moved(entry, record)
         if fresh.ino != entry.ino:
             self._index.put(fresh)

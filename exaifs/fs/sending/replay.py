@@ -109,7 +109,7 @@ class Replayer:
         record = (await self._carrier.look([entry.key])).get(entry.key)
         if record is None:
             return []
-        if not (_is_same(entry, record) or await self._is_sent_from_here(operation, record)):
+        if not (entry.is_object_of(record) or await self._is_sent_from_here(operation, record)):
             self._conflicts.note(entry.key, "removed here, but another host has changed it: it stays")
             return [entry.key]
         await self._keep_open_bytes(entry, record)
@@ -154,6 +154,8 @@ class Replayer:
         if record is None:
             await self._keep_replaced(operation, taken)
             record = await self._carrier.move(source, target, replace=taken is not None)
+            if there is not None:
+                self._outbox.carried_along(there, record)
         return [], await self._take_on(number, operation, record)
 
     async def _already_moved(
@@ -167,7 +169,7 @@ class Replayer:
             return None
         if entry.file_id is None or taken.file_id is None:
             is_source = there is not None and there.version == entry.version
-            return taken if _is_same(entry, taken) and not is_source else None
+            return taken if entry.is_object_of(taken) and not is_source else None
         if taken.file_id != entry.file_id:
             return None
         # Its row went along, and whoever makes a new file there gives it another id.
@@ -179,7 +181,7 @@ class Replayer:
         """Tell whether an object is what a rename over a file has copied, and was to remove then."""
         if there.file_id not in {None, entry.file_id}:
             return False
-        if _is_same(entry, there) or _is_copy(there, taken):
+        if entry.is_object_of(there) or _is_copy(there, taken):
             return True
         if taken.sha256 is None or there.size_bytes != taken.size_bytes:
             return False
@@ -195,7 +197,7 @@ class Replayer:
         if taken is None or taken.write_id in operation.write_ids:
             return
         expected = (operation.entry, operation.replaced)
-        if not any(entry is not None and _is_same(entry, taken) for entry in expected):
+        if not any(entry is not None and entry.is_object_of(taken) for entry in expected):
             await self._conflicts.keep_theirs(taken, "replaced by a rename on this host", None)
 
     async def _take_on(self, number: int, operation: Move, record: ObjectRecord) -> dict[int, Operation]:
@@ -217,12 +219,15 @@ class Replayer:
     def _revised(self, later: Iterable[int], record: ObjectRecord) -> dict[int, Operation]:
         """Have later operations on the same file know the version it has now.
 
-        Not patches: they go by the key alone, and may be joined with newer ones, or dropped, at any time.
+        Not where another host has changed it: a removal that waits is of what was there before. Not
+        patches: they go by the key alone, and may be joined with newer ones, or dropped, at any time.
         """
         revised: dict[int, Operation] = {}
         for number in later:
             operation = self._outbox.operations.get(number)
-            if operation is not None and not isinstance(operation, Patch):
+            if operation is None or isinstance(operation, Patch):
+                continue
+            if operation.entry.is_object_of(record):
                 entry = replace(operation.entry, version=record.version, etag=record.etag)
                 revised[number] = replace(operation, entry=entry)
         return revised
@@ -379,11 +384,4 @@ def _is_copy(source: ObjectRecord, target: ObjectRecord) -> bool:
     same_size = source.size_bytes == target.size_bytes
     return same_size and (
         source.etag == target.etag != "" or source.write_id == target.write_id is not None
-    )
-
-
-def _is_same(entry: Entry, record: ObjectRecord) -> bool:
-    """Tell whether an object is what an entry stands for, though a move of ours gave it another version."""
-    return entry.same_content(record) or (
-        entry.etag != "" and entry.etag == record.etag and entry.size_bytes == record.size_bytes
     )

@@ -116,7 +116,7 @@ class Outbox:
         return key
 
     def carried_along(self, record: ObjectRecord, moved: ObjectRecord) -> None:
-        """Remember when another host closed what a directory's rename took along: it looks newer since."""
+        """Remember when another host closed what a rename took along: it looks newer since."""
         while len(self._closings) >= _CLOSINGS:
             del self._closings[next(iter(self._closings))]
         self._closings[moved.version] = self.closed_ns(record)
