@@ -21,7 +21,7 @@ import trio
 from exaifs import mountpoint as mountpoints
 from exaifs.cache.directory import locked_directory, unsent_elsewhere
 from exaifs.config import Config
-from exaifs.errors import MountError, RemoteError, Unreachable
+from exaifs.errors import KeyExpired, MountError, RemoteError, Unreachable
 from exaifs.fs.filesystem import FileSystem
 from exaifs.fs.operations.provider_ids import OpenProviderIds
 from exaifs.fuse.operations import Operations
@@ -185,12 +185,12 @@ async def _greet(remote: Remote) -> tuple[Hello | None, RemoteError | None]:
     As patient as anybody who reads: a first mount has nothing to fall back on.
 
     Raises:
-        RemoteError: the server answered, and refused.
+        RemoteError: the server answered, and refused, but for a key that was good once.
     """
     try:
         return await remote.catalog.hello(), None
     except RemoteError as exc:
-        if not exc.temporary:
+        if not (exc.temporary or isinstance(exc, KeyExpired)):
             raise
         return None, exc
 
@@ -199,9 +199,14 @@ def _accept_offline(config: Config, problem: RemoteError, *, known: bool) -> Non
     """Go on without the server where that makes sense.
 
     Raises:
-        Unreachable: it must be online, or there is nothing to serve.
+        Unreachable, KeyExpired: it must be online, or there is nothing to serve.
     """
     url = config.supabase_url
+    if isinstance(problem, KeyExpired):
+        if config.require_online or not known:
+            raise problem
+        _log.warning("the key has expired, serving what is known until a mount with a new one", url=url)
+        return
     if config.require_online or not known:
         why = "--require-online is set" if known else "Nothing is cached yet, so there is nothing to serve"
         raise Unreachable(

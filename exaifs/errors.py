@@ -27,7 +27,8 @@
         ├── Unreachable              EIO      temporary: no answer, or an answer from no Supabase
         │   └── Unserved             EIO      temporary: the store does not find what the catalog lists
         ├── Busy                     EIO      temporary: 423, 429, 5xx; may carry `retry_after_s`
-        ├── Unauthorized             EACCES   the key is missing, wrong, expired or not service_role
+        ├── Unauthorized             EACCES   the key is missing, wrong or not service_role
+        │   └── KeyExpired           EACCES   it was good once
         ├── BucketMissing            EIO
         ├── SchemaMissing            EIO      `exaifs init` has not been run
         ├── Rejected                 EINVAL   the server understood and refused: bad key, MIME type
@@ -217,6 +218,10 @@ class Unauthorized(RemoteError):
     """The key was refused, or is not a service_role key."""
 
     errno = errno.EACCES
+
+
+class KeyExpired(Unauthorized):
+    """The key was good, and is not any more: what is known here may still be served."""
 
 
 class BucketMissing(RemoteError):

@@ -23,6 +23,7 @@ from exaifs.errors import (
     Exists,
     FileTooLarge,
     IntegrityError,
+    KeyExpired,
     NoSpace,
     NotFound,
     Rejected,
@@ -169,11 +170,7 @@ def _nobody_there(text: str) -> ExaifsError:
 
 def _general_error(what: str, failure: Failure) -> ExaifsError | None:
     if _is_about_the_key(failure):
-        expired = "exp" in failure.message.lower().replace('"', " ").split() or (
-            "expired" in failure.message.lower()
-        )
-        reason = "the key has expired" if expired else "Supabase refused the key"
-        return Unauthorized(f"{reason}. {KEY_HELP}")
+        return _key_error(failure.message.lower())
     if failure.status == PAUSED:
         return Unreachable(f"{what}: {PAUSED_HELP}")
     if failure.status == httpx.codes.INSUFFICIENT_STORAGE:
@@ -186,6 +183,12 @@ def _general_error(what: str, failure: Failure) -> ExaifsError | None:
             "Check SUPABASE_URL, and any proxy in between."
         )
     return None
+
+
+def _key_error(message: str) -> Unauthorized:
+    if "expired" in message or "exp" in message.replace('"', " ").split():
+        return KeyExpired(f"the key has expired. {KEY_HELP}")
+    return Unauthorized(f"Supabase refused the key. {KEY_HELP}")
 
 
 def _is_about_the_key(failure: Failure) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -138,16 +139,36 @@ class Stranger:
 
     def changing(self, url: str, change: Callable[[str, str, bytes], bytes]) -> str:
         """Start a proxy to `url` that changes answers, by method, path and content; return its URL."""
+        forward = self._forward(url)
+
+        def answer(method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
+            status, kept, content = forward(method, path, headers, body)
+            return status, kept, change(method, path, content)
+
+        return self._start(answer)
+
+    def expiring(self, url: str, expired: threading.Event) -> str:
+        """Start a proxy to `url` that says, while the event is set, that the key has expired."""
+        forward = self._forward(url)
+        refusal = json.dumps({"code": "PGRST303", "message": "JWT expired"}).encode()
+
+        def answer(method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
+            if expired.is_set():
+                return 401, {"Content-Type": "application/json"}, refusal
+            return forward(method, path, headers, body)
+
+        return self._start(answer)
+
+    def _forward(self, url: str) -> Callable[[str, str, dict[str, str], bytes], Answer]:
         client = self._stack.enter_context(httpx.Client(base_url=url, timeout=60, trust_env=False))
 
         def forward(method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
             headers.pop("Host", None)
             answer = client.request(method, path, headers=headers, content=body)
-            content = change(method, path, answer.content)
             kept = {name: value for name, value in answer.headers.items() if name not in FRAMING}
-            return answer.status_code, kept, content
+            return answer.status_code, kept, answer.content
 
-        return self._start(forward)
+        return forward
 
     def _start(self, answer: Callable[[str, str, dict[str, str], bytes], Answer]) -> str:
         class Handler(BaseHTTPRequestHandler):

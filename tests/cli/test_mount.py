@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -148,6 +149,29 @@ def test_a_wrong_key_is_exit_code_3(bare_supabase: BareSupabase, mountpoint: Pat
         result = refused(env, mountpoint, tmp_path)
         assert result.code == 3, result
         assert "SUPABASE_SERVICE_ROLE_KEY" in result.stderr
+
+
+@pytest.mark.embedded
+def test_an_expired_key_is_an_outage_until_a_mount_with_a_new_one(
+    fresh_bucket: dict[str, str], stranger: Stranger, mountpoint: Path, tmp_path: Path
+) -> None:
+    """A host restarted meanwhile serves what it knows and keeps what is written; nothing known: refused."""
+    expired = threading.Event()
+    url = stranger.expiring(fresh_bucket["SUPABASE_URL"], expired)
+    env = {**fresh_bucket, "SUPABASE_URL": url, "FILE_CACHE_DIR": str(tmp_path / "cache")}
+    with mounted(env, mountpoint):
+        (mountpoint / "note.txt").write_text("known")
+    expired.set()
+    with mounted(env, mountpoint):
+        assert (mountpoint / "note.txt").read_text() == "known"
+        (mountpoint / "later.txt").write_text("kept")
+        assert "key has expired" in exaifs("status", str(mountpoint), env=env).output
+    assert refused(env, mountpoint, tmp_path, "--require-online").code == 3
+    assert refused(env, mountpoint, tmp_path, "--cache-dir", str(tmp_path / "empty")).code == 3
+    expired.clear()
+    with mounted(env, mountpoint):
+        assert exaifs("sync", str(mountpoint), env=env).code == 0
+        assert (mountpoint / "later.txt").read_text() == "kept"
 
 
 @pytest.mark.embedded
