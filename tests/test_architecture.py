@@ -69,8 +69,9 @@ HOMES = {
     "asyncio": {"handler"},
     "trio": {"fs", "fuse", "daemon", "cli", "embedded", "handler"},
     "sqlite3": {"cache", "fs", "daemon", "fuse"},
+    **{name: set[str]() for name in ("anthropic", "google", "mistralai", "openai", "zai")},
 }
-"""Libraries that only some packages may import."""
+"""Libraries that only some packages may import; the providers' SDKs are for tests alone."""
 
 CORE = {"fs", "cache", "remote"}
 """Packages whose modules are named one by one in ARCHITECTURE.md."""
