@@ -26,6 +26,7 @@ BASE = {
     "processes",
     "proxies",
     "systemd",
+    "turns",
     "__init__",
 }
 """Free to all; they import only each other."""

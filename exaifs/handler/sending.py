@@ -11,7 +11,6 @@ import os
 import secrets
 import stat
 import time
-from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -47,6 +46,7 @@ from exaifs.names import path_of
 from exaifs.remote.bodies import FileBody, Progress, ReportingSeekableBody
 from exaifs.remote.files import FileCatalog
 from exaifs.remote.interface import Remote, RowPatch, Upload
+from exaifs.turns import Turns
 
 COPY_MIN_BYTES = 128 * 1024
 """Below this an upload costs less than the requests of a server-side copy."""
@@ -170,26 +170,6 @@ def _described(target: Path, fd: int, name: str, mime_type: str | None, posix: P
     return Staged(target, fd, size_bytes, sha256, upload, names_type=mime_type is not None)
 
 
-class _Locks:
-    """One lock a name, for as long as somebody wants it."""
-
-    def __init__(self) -> None:
-        self._locks: dict[str, anyio.Lock] = {}
-        self._users: Counter[str] = Counter()
-
-    @asynccontextmanager
-    async def held(self, name: str) -> AsyncGenerator[None]:
-        lock = self._locks.setdefault(name, anyio.Lock())
-        self._users[name] += 1
-        try:
-            async with lock:
-                yield
-        finally:
-            self._users[name] -= 1
-            if not self._users[name]:
-                del self._users[name], self._locks[name]
-
-
 def _is_stored(staged: Staged, record: ObjectRecord) -> bool:
     """Tell whether a record is of these bytes, and of the type that the caller named."""
     same = (record.sha256, record.size_bytes) == (staged.sha256, staged.size_bytes)
@@ -209,7 +189,7 @@ class Sender:
         self._remote = remote
         self._files = files
         self._greeting = greeting
-        self._locks = _Locks()
+        self._turns = Turns()
 
     async def send(self, staged: Staged, key: str, progress: Progress, *, replace: bool = True) -> Sent:
         """Put these bytes under a key; tell whether they were not there before.
@@ -230,8 +210,8 @@ class Sender:
         large = staged.size_bytes >= COPY_MIN_BYTES
         # Always in this order, so that nobody waits in a circle.
         async with (
-            self._locks.held(f"content {staged.sha256}") if large else nullcontext(),
-            self._locks.held(f"key {key}"),
+            self._turns.taken(f"content {staged.sha256}") if large else nullcontext(),
+            self._turns.taken(f"key {key}"),
         ):
             record = await self._look(key)
             if record is not None and _is_stored(staged, record):
