@@ -18,6 +18,7 @@ from exaifs.providers.sending import send, sending_of
 from exaifs.providers.settings import ProvidersConfig, ProviderSettings
 from exaifs.remote.bodies import Progress, ReportingBody
 from exaifs.remote.interface import Catalog
+from exaifs.turns import Turns
 
 _log = structlog.get_logger(__name__)
 
@@ -38,6 +39,9 @@ class Job:
     account: str
     purpose: str
     may_upload: bool
+    refusal: ProviderError | None = None
+    """Why the file is not sent, though an id that its content has already is good: by its name, type or
+    size the provider does not take it."""
     refresh: bool = False
     """Check what is stored, even if that is not due."""
 
@@ -71,9 +75,11 @@ class Worker:
         self._contents = contents
         self._clock = clock
         self._slots = anyio.Semaphore(settings.concurrency)
+        self._turns = Turns()
+        """Of contents: what is asked for in different ways is looked up and sent by one at a time."""
         self._ours: OrderedDict[tuple[str, str, str], StoredId] = OrderedDict()
         """Uploads from here by content, account and purpose. They count while no row keeps them: Supabase
-        was away, or the row has another account's. A flight has its key to itself."""
+        was away, or the row has another account's."""
         self._unsaved: set[str] = set()
         """Which of them no row has been told of."""
         self._trusted: OrderedDict[str, float] = OrderedDict()
@@ -103,7 +109,15 @@ class Worker:
             NoAttribute: there is none, and uploads are off.
         """
         started = anyio.current_time()
-        sha256 = job.file.sha256 or await self._contents.sha256(job.file.ref)
+        sha256 = job.file.sha256
+        if sha256 is None:
+            if job.refusal is not None and self.settings.name not in job.file.provider_file_ids:
+                raise job.refusal  # it has no id, and is not fetched to find one of its content
+            sha256 = await self._contents.sha256(job.file.ref)
+        async with self._turns.taken((sha256, job.account, job.purpose)):
+            return await self._settle(job, sha256, started, tell)
+
+    async def _settle(self, job: Job, sha256: str, started: float, tell: Progress) -> Result:
         rejected: list[StoredId] = []
         for stored in await self._known(job, sha256):
             if stored.is_ageing(self._clock()):
@@ -171,6 +185,8 @@ class Worker:
     async def _upload(self, job: Job, sha256: str, started: float, tell: Progress) -> StoredId:
         if not job.may_upload and self.settings.upload == "never":
             raise NoAttribute(f"{self.settings.name} has no id of this file, and uploads are off")
+        if job.refusal is not None:
+            raise job.refusal
         if not job.may_upload:
             raise ProviderRefused(f"{self.settings.name}: only the mount's owner may send files there")
         body = ReportingBody(self._contents.body(job.file.ref), tell)

@@ -35,22 +35,19 @@ _FORBIDDEN = re.compile(r'[<>:"|?*\\/\x00-\x1f\x7f]')
 """What Anthropic refuses in names; the others lose nothing by it."""
 
 
-def check_locally(settings: ProviderSettings, file: ObjectRecord) -> None:
-    """Refuse what the provider is known to refuse, before anything is sent.
-
-    Raises:
-        ProviderFileTooLarge, ProviderFileInvalid: as they say.
-    """
+def refusal_of(settings: ProviderSettings, file: ObjectRecord) -> ProviderError | None:
+    """Return why the provider is known to refuse a file, before anything is sent; None: it is not."""
     limit = settings.max_bytes_of(file.mime_type)
     if file.size_bytes > limit:
-        raise ProviderFileTooLarge(f"{settings.name}: {file.size_bytes} bytes; it takes {limit}")
+        return ProviderFileTooLarge(f"{settings.name}: {file.size_bytes} bytes; it takes {limit}")
     if file.size_bytes == 0 and not settings.allow_empty:
-        raise ProviderFileInvalid(f"{settings.name}: it takes no empty files")
+        return ProviderFileInvalid(f"{settings.name}: it takes no empty files")
     extension = PurePosixPath(path_of(file.key)).suffix.lower().removeprefix(".")
     if settings.extensions is not None and extension not in settings.extensions:
         known = ", ".join(settings.extensions)
         other = extension or "files without an extension"
-        raise ProviderFileInvalid(f"{settings.name}: it takes {known}, not {other}")
+        return ProviderFileInvalid(f"{settings.name}: it takes {known}, not {other}")
+    return None
 
 
 def sending_of(file: ObjectRecord, sha256: str, purpose: str, body: Body) -> Sending:

@@ -20,6 +20,7 @@ from exaifs.errors import InvalidArgument, NoAttribute, NotSupported
 from exaifs.model import ObjectRecord
 from exaifs.providers.adapters import adapter_of
 from exaifs.providers.errors import (
+    FileChanged,
     ProviderError,
     ProviderKeyMissing,
     ProviderKeyRejected,
@@ -30,7 +31,7 @@ from exaifs.providers.http import open_http
 from exaifs.providers.interface import Contents, ProviderFiles
 from exaifs.providers.job import Job, Result, Worker
 from exaifs.providers.records import StoredId, is_id, stored_id, to_time
-from exaifs.providers.sending import check_locally
+from exaifs.providers.sending import refusal_of
 from exaifs.providers.settings import ProvidersConfig, ProviderSettings
 from exaifs.remote.bodies import Progress
 from exaifs.remote.interface import Catalog
@@ -174,7 +175,7 @@ class ProviderService:
     def _part(self, worker: Worker, file: ObjectRecord, part: str) -> bytes:
         name = worker.settings.name
         if part == "error":
-            value = self._failures.described((name, file.ref.content_id))
+            value = self._failures.described(_subject(worker, file))
         else:
             stored = stored_id(file.provider_file_ids.get(name))
             good = stored is not None and stored.fits(
@@ -194,21 +195,29 @@ class ProviderService:
         refresh: bool,
         progress: Progress | None,
     ) -> Result:
-        name, content_id = worker.settings.name, file.ref.content_id
+        name, subject = worker.settings.name, _subject(worker, file)
         try:
-            account = worker.settings.account_of(worker.settings.key)
+            api_key = worker.settings.key
         except ProviderKeyMissing as exc:
-            self._failures.note((name, content_id), exc, 0)
+            self._failures.note(subject, exc, 0)
             raise
-        refused = self._failures.standing((name, account)) or self._failures.standing((name, content_id))
+        account, mark = worker.settings.account_of(api_key), worker.settings.fingerprint(api_key)
+        refused = self._failures.standing((name, mark)) or self._failures.standing(subject)
         if refused is not None:
             raise refused
         may_upload = worker.settings.upload == "any" or (worker.settings.upload == "owner" and is_owner)
-        job = Job(file, account, worker.purpose(file), may_upload=may_upload, refresh=refresh)
-        key = (name, content_id, account, job.purpose, str(may_upload), str(refresh))
+        job = Job(
+            file,
+            account,
+            worker.purpose(file),
+            may_upload=may_upload,
+            refusal=refusal_of(worker.settings, file),
+            refresh=refresh,
+        )
+        key = (*subject, account, str(may_upload), str(refresh))
         with anyio.move_on_after(self._config.deadline_s):
             while True:
-                flight = self._flights.join(key, file.key, partial(self._work, worker, job))
+                flight = self._flights.join(key, file.key, partial(self._work, worker, job, mark))
                 await flight.wait(progress)
                 if flight.error is not None:
                     raise flight.error
@@ -219,20 +228,28 @@ class ProviderService:
                 # Another file with the same content: its upload serves here too, but our row wants it.
         raise ProviderTimeout(f"{name}: not done within {self._config.deadline_s:g} s; it goes on")
 
-    async def _work(self, worker: Worker, job: Job, tell: Progress) -> Result:
-        """Get an id; remember how it went."""
-        name, content_id = worker.settings.name, job.file.ref.content_id
+    async def _work(self, worker: Worker, job: Job, mark: str, tell: Progress) -> Result:
+        """Get an id; remember how it went.
+
+        Args:
+            worker: of the provider.
+            job: what is wanted.
+            mark: of the API key that is used; the account's label may outlive it.
+            tell: told of the bytes of an upload.
+        """
+        name, subject = worker.settings.name, _subject(worker, job.file)
         try:
-            check_locally(worker.settings, job.file)
             result = await worker.settle(job, tell)
         except ProviderError as exc:
-            if job.may_upload:  # else it says nothing to the owner, who comes next
-                self._failures.note((name, content_id), exc)
+            if exc is job.refusal or isinstance(exc, FileChanged):
+                self._failures.note(subject, exc, 0)  # the provider was not asked, or has not failed
+            elif job.may_upload:  # else it says nothing to the owner, who comes next
+                self._failures.note(subject, exc)
             if isinstance(exc, ProviderKeyRejected):
-                self._failures.refuse((name, job.account), exc)
+                self._failures.refuse((name, mark), exc)
             _log.warning("no file id from the provider", provider=name, reason=str(exc))
             raise
-        self._failures.forget((name, content_id))
+        self._failures.forget(subject)
         return result
 
     # -- changing ----------------------------------------------------------------------------------
@@ -254,7 +271,7 @@ class ProviderService:
         if ready is not None and ready.id == text:
             return None
         record = await worker.register(file, text, _account(worker.settings))
-        self._failures.forget((attribute, file.ref.content_id))
+        self._failures.forget(_subject(worker, file))
         return record
 
     async def forget(self, file: ObjectRecord, attribute: str) -> ObjectRecord | None:
@@ -270,8 +287,14 @@ class ProviderService:
         if worker is None or attribute not in file.provider_file_ids:
             raise NoAttribute(f"no {attribute} id is stored for this file")
         worker.forget_unsaved(file)
-        self._failures.forget((attribute, file.ref.content_id))
+        self._failures.forget(_subject(worker, file))
         return await self._catalog.forget_provider_id(file.key, attribute)
+
+
+def _subject(worker: Worker, file: ObjectRecord) -> tuple[str, ...]:
+    """Name what succeeds or fails as one: a content, unless a file's name or type makes a difference."""
+    refusal = refusal_of(worker.settings, file)
+    return (worker.settings.name, file.ref.content_id, worker.purpose(file), str(refusal or ""))
 
 
 def _account(settings: ProviderSettings) -> str | None:

@@ -126,10 +126,13 @@ class ProviderSettings(BaseModel):
             raise ProviderKeyMissing(f"{self.name}: the API key contains characters that no key has")
         return key
 
+    def fingerprint(self, key: str) -> str:
+        """Tell keys apart without showing them."""
+        return hashlib.sha256(f"{self.base_url}{key}".encode()).hexdigest()[:12]
+
     def account_of(self, key: str) -> str:
         """Name the account without showing the key."""
-        digest = hashlib.sha256(f"{self.base_url}{key}".encode()).hexdigest()[:12]
-        return digest if self.account is None else self.account
+        return self.fingerprint(key) if self.account is None else self.account
 
     def purpose_of(self, mime_type: str) -> str:
         """Return the purpose under which such a file is uploaded."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from functools import partial
 from typing import Any
 
 import anyio
@@ -347,6 +348,22 @@ async def test_revoked_key(kimi: ProviderServer, providers: Providers, supabase:
         await host.id("3.txt")
 
 
+async def test_a_new_key_of_a_labelled_account(
+    kimi: ProviderServer, providers: Providers, supabase: DoubleServer
+) -> None:
+    """The refusal was of the old key: a new one is tried at once, whatever the account is called."""
+    providers.add("kimi", kimi, account="team")
+    async with providers.host(supabase.remote()) as host:
+        await host.put("a.txt", DATA)
+        await host.put("b.txt", b"b")
+        providers.key_path.write_text("revoked")
+        assert await errno_of(host, "a.txt") == "EKEYREJECTED"
+        assert await errno_of(host, "b.txt") == "EKEYREJECTED"
+        assert kimi.requests == 1
+        providers.key_path.write_text(KEY)
+        assert await host.id("b.txt") in kimi.files
+
+
 async def test_no_key(kimi: ProviderServer, providers: Providers, supabase: DoubleServer) -> None:
     """Configured without a key: ENOKEY for what is not stored, and nothing is sent."""
     async with providers.host(supabase.remote()) as host:
@@ -379,6 +396,98 @@ async def test_refused_before_anything_is_sent(
         await host.put("fits.txt", bytes(100))
         await host.id("fits.txt")
     assert kimi.requests == 1
+
+
+async def test_a_refusal_is_the_files_own(
+    kimi: ProviderServer, providers: Providers, supabase: DoubleServer
+) -> None:
+    """A name that is not taken says nothing of the same bytes under another, nor of an id they have."""
+    providers.add("kimi", kimi, extensions=["txt"])
+    async with providers.host(supabase.remote()) as host:
+        await host.put("a.md", DATA)
+        await host.put("a.txt", DATA)
+        assert await errno_of(host, "a.md") == "EINVAL"
+        assert "not md" in json.loads(await host.read("a.md", "kimi.error"))["message"]
+        first = await host.id("a.txt")
+        with pytest.raises(NoAttribute):
+            await host.read("a.txt", "kimi.error")
+        assert await host.id("a.md") == first
+    assert kimi.requests == 1
+
+
+async def test_a_refusal_does_not_wait_for_nor_disturb_a_twin(
+    kimi: ProviderServer, providers: Providers, supabase: DoubleServer
+) -> None:
+    """Both are asked for at once: the one whose name is taken gets an id, whoever came first."""
+    providers.add("kimi", kimi, extensions=["txt"])
+    outcomes: dict[str, str] = {}
+    async with providers.host(supabase.remote()) as host, anyio.create_task_group() as tasks:
+        await host.put("a.md", DATA)
+        await host.put("a.txt", DATA)
+
+        async def read(key: str) -> None:
+            try:
+                outcomes[key] = await host.id(key)
+            except ProviderError as exc:
+                outcomes[key] = errno.errorcode[exc.errno]
+
+        tasks.start_soon(read, "a.md")
+        tasks.start_soon(read, "a.txt")
+    assert outcomes["a.txt"] in kimi.files
+    assert outcomes["a.md"] in {"EINVAL", outcomes["a.txt"]}
+
+
+async def test_an_id_made_elsewhere_outlives_our_limits(
+    kimi: ProviderServer, providers: Providers, supabase: DoubleServer, clock: Clock
+) -> None:
+    """A file that we would not send may have an id all the same; it is checked, not refused by its size."""
+    providers.add("kimi", kimi, max_bytes=5)
+    made = kimi.add("", filename="f", data=DATA, purpose="file-extract", mime_type="text/plain")
+    async with providers.host(supabase.remote()) as host:
+        await host.put("a.txt", DATA)
+        assert await errno_of(host, "a.txt") == "EFBIG"
+        await host.service.register(await host.file("a.txt"), "kimi", made.id.encode())
+        for _ in range(3):
+            clock.now += DAY_S + 1
+            assert await host.id("a.txt") == made.id
+        assert kimi.counts == {"retrieve": 3}
+        del kimi.files[made.id]
+        clock.now += DAY_S + 1
+        assert await errno_of(host, "a.txt") == "EFBIG"
+    assert not kimi.counts["upload"]
+
+
+async def test_a_refused_file_is_not_fetched(
+    kimi: ProviderServer, providers: Providers, supabase: DoubleServer
+) -> None:
+    """Too large for the provider, without a hash: nobody reads it to find that out."""
+    providers.add("kimi", kimi, max_bytes=5)
+    supabase.bucket.put("theirs.txt", DATA)
+    async with providers.host(supabase.remote()) as host:
+        assert await errno_of(host, "theirs.txt") == "EFBIG"
+    assert not supabase.counts["get"]
+    assert not supabase.counts["find_provider_ids"]
+
+
+async def test_asked_for_in_two_ways(
+    kimi: ProviderServer, providers: Providers, supabase: DoubleServer
+) -> None:
+    """One trusts what is stored and one does not, one knows the hash and one does not: one upload."""
+    ids: list[str] = []
+    supabase.bucket.put("theirs.txt", DATA)
+    async with providers.host(supabase.remote()) as host, anyio.create_task_group() as tasks:
+        await host.put("a.txt", DATA)
+
+        async def read(key: str, *, refresh: bool) -> None:
+            value, _ = await host.service.value(await host.file(key), "kimi", refresh=refresh)
+            ids.append(value.decode())
+
+        for key in ("a.txt", "theirs.txt"):
+            for refresh in (False, True):
+                tasks.start_soon(partial(read, key, refresh=refresh))
+    assert len(ids) == 4
+    assert len(set(ids)) == 1
+    assert kimi.counts["upload"] == 1
 
 
 async def test_slowed_down(
@@ -456,6 +565,8 @@ async def test_changed_while_it_was_sent(
                 await write(remote, "a.txt", b"other")
         assert kimi.files == {}
         assert await host.listed("a.txt") == {}
+        await host.put("b.txt", DATA)
+        assert await host.id("b.txt") in kimi.files  # the provider did not fail: nobody has to wait
 
 
 async def test_supabase_away_after_the_upload(
