@@ -22,18 +22,22 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from exaifs.errors import ConfigError
 from exaifs.providers.errors import ProviderKeyMissing
+from exaifs.providers.mistakes import mistake_in
 
 MB = 1_000_000
 """Providers' limits are written in decimal units."""
 
 _T = TypeVar("_T")
+
+_FormText = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*$")]
+"""What stands in one line of a form."""
 
 _DAY_S = 86_400
 _NAME = re.compile(r"[a-z0-9-]{1,32}")
@@ -54,14 +58,14 @@ class ProviderSettings(BaseModel):
     api_key_file: Path | None = None
     account: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]{1,64}$")
     """A label for the account, so that ids survive a new key; else the key itself tells accounts apart."""
-    purpose: str = ""
-    purpose_by_mime: dict[str, str] = Field(default_factory=dict)
+    purpose: _FormText = ""
+    purpose_by_mime: dict[str, _FormText] = Field(default_factory=dict)
     """Patterns such as `image/*`."""
     max_bytes: int = Field(default=512 * MB, gt=0)
     max_bytes_by_mime: dict[str, int] = Field(default_factory=dict)
     allow_empty: bool = False
     extensions: tuple[str, ...] | None = None
-    """Lower case without dot; None: any."""
+    """Lower case without dot, whatever the file says; None: any."""
     ttl_s: int | None = Field(default=None, gt=0)
     """How long a file lives there, unless the provider says so itself."""
     expires_after_s: int | None = Field(default=None, gt=0)
@@ -69,7 +73,7 @@ class ProviderSettings(BaseModel):
     check: Literal["retrieve", "list", "none"] = "retrieve"
     """How to find out whether a file is still there."""
     list_paging: Literal["after", "page", "none"] = "after"
-    extra_form: dict[str, str] = Field(default_factory=dict)
+    extra_form: dict[_FormText, _FormText] = Field(default_factory=dict)
     api_version: str = "2026-10-21"
     """`anthropic-version`."""
     upload: Literal["owner", "any", "never"] = "owner"
@@ -83,11 +87,26 @@ class ProviderSettings(BaseModel):
             raise ValueError("a provider's name has 1 to 32 of a-z, 0-9 and -")
         return value
 
+    @field_validator("api_key_env", "extensions", mode="before")
+    @classmethod
+    def _one_is_enough(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("extensions")
+    @classmethod
+    def _as_compared(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return None if value is None else tuple(one.lower().removeprefix(".") for one in value)
+
     @field_validator("base_url")
     @classmethod
     def _check_url(cls, value: str) -> str:
         parts = urlsplit(value)
-        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.query:
+        try:
+            is_plain = bool(parts.hostname and parts.port != 0)
+        except ValueError:
+            is_plain = False
+        is_plain = is_plain and value.isascii() and value.isprintable() and " " not in value
+        if parts.scheme not in {"http", "https"} or not is_plain or parts.username or {*"?#"} & {*value}:
             raise ValueError("must look like https://api.example.com/v1")
         return value.rstrip("/")
 
@@ -242,9 +261,7 @@ def load_providers(path: Path | None, names: str = "") -> ProvidersConfig | None
         ConfigError: saying what is wrong where.
     """
     whole = {} if path is None else _read_file(path)
-    tables = whole.pop("provider", {})
-    if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
-        raise ConfigError(f"{path}: each provider is a table, [provider.NAME]")
+    tables = _tables(path, whole)
     for name in (name.strip() for name in names.split(",")):
         if name and name not in tables and name not in BUILT_IN:
             known = ", ".join(BUILT_IN)
@@ -260,11 +277,29 @@ def load_providers(path: Path | None, names: str = "") -> ProvidersConfig | None
     try:
         config = ProvidersConfig(**whole)
     except ValidationError as exc:
-        problem = exc.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in problem["loc"])
-        message = problem["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{path or 'EXAIFS_PROVIDERS'}: {where}: {message}") from None
+        for_all = ProvidersConfig.model_fields.keys() - {"provider"}
+        for_one = ProviderSettings.model_fields.keys() - {"name"}
+        mistake = mistake_in(exc, sorted(for_all), sorted(for_one), BUILT_IN)
+        raise ConfigError(f"{path or 'EXAIFS_PROVIDERS'}: {mistake}") from None
     return config if config.provider else None
+
+
+def _tables(path: Path | None, whole: dict[str, Any]) -> dict[str, Any]:
+    """Take the providers' tables out of the file.
+
+    Raises:
+        ConfigError: something else stands where tables do.
+    """
+    tables = whole.pop("provider", {})
+    if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
+        raise ConfigError(f"{path}: each provider is a table, [provider.NAME]")
+    for name, table in tables.items():
+        if "name" in table:
+            raise ConfigError(f"{path}: provider.{name}.name: the table's own name is the provider's")
+    for name, value in whole.items():
+        if isinstance(value, dict):
+            raise ConfigError(f"{path}: [{name}] is no setting; a provider's table is [provider.{name}]")
+    return tables
 
 
 def _read_file(path: Path) -> dict[str, Any]:

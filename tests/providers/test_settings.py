@@ -105,11 +105,22 @@ def test_keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("[provider.x]\n", "base_url"),
+        ("[provider.x]\n", "base_url: is needed, because 'x' is not built in (openai, "),
         ('[provider.x]\nbase_url = "ftp://x"\n', "https://"),
         ('[provider.x]\nbase_url = "https://u:p@x"\n', "https://"),
         ('[provider.X]\nbase_url = "https://x"\n', "a-z"),
-        ("[provider.kimi]\npurpse = 1\n", "purpse"),
+        ("[provider.kimi]\npurpse = 1\n", "purpse: no such setting; did you mean purpose?"),
+        ("[provider.kimi]\nwhatever = 1\n", "there are: account, allow_empty, api_key_env"),
+        ('[provider.kimi]\napi_key = "sk-x"\n', "api_key_file"),
+        ('[provider.kimi]\nname = "x"\n', "provider.kimi.name"),
+        ("[provider.kimi]\ndeadline_s = 3\n", "above the first"),
+        ("deadline = 3\n[provider.kimi]\n", "did you mean deadline_s?"),
+        ("[kimi]\n", "[provider.kimi]"),
+        ('[provider.kimi]\nbase_url = "https://x/v1#a"\n', "https://"),
+        ('[provider.kimi]\nbase_url = "https://x:99999"\n', "https://"),
+        ('[provider.kimi]\nbase_url = "https://x/a b"\n', "https://"),
+        ('[provider.kimi]\npurpose = "a\\r\\nb"\n', "purpose"),
+        ('[provider.kimi]\nextra_form = {"a\\n" = "b"}\n', "extra_form"),
         ('[provider.kimi]\nupload = "sometimes"\n', "upload"),
         ("deadline_s = 0\n[provider.kimi]\n", "deadline_s"),
         ("provider = 3", "table"),
@@ -123,6 +134,16 @@ def test_mistakes_are_named(text: str, complaint: str, tmp_path: Path) -> None:
         load_providers(path)
     assert complaint in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+def test_what_is_meant_is_taken(tmp_path: Path) -> None:
+    """One variable without a list; extensions with their dots, and large."""
+    config = load_providers(
+        write(tmp_path, '[provider.kimi]\napi_key_env = "X_KEY"\nextensions = [".PDF", "Txt"]\n')
+    )
+    assert config is not None
+    assert config.provider["kimi"].api_key_env == ("X_KEY",)
+    assert config.provider["kimi"].extensions == ("pdf", "txt")
 
 
 def test_unknown_names_and_files(tmp_path: Path) -> None:
