@@ -4,6 +4,7 @@ import resource
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import trio.testing
 from exaifs.cache.data.contents import CacheLimits
 from exaifs.errors import NoSpace
 from tests.cache.bucket import KIB, MIB, Site, random_bytes
+from tests.support.disks import small_ext4
 
 pytestmark = pytest.mark.anyio
 
@@ -202,3 +204,36 @@ def test_a_disk_that_failed_is_left_alone_for_a_minute(full_site: Site) -> None:
             assert store.statistics().disk_disabled is None
 
     trio.run(scenario, clock=trio.testing.MockClock(autojump_threshold=0.05))
+
+
+def test_a_disk_that_stands_still_gets_what_was_read(tmp_path: Path) -> None:
+    """A write may take minutes: what was handed out must be there when Supabase is away after a restart."""
+    clock = trio.testing.MockClock()
+    with small_ext4(tmp_path / "disk", tmp_path / "image", size_mib=16) as disk:
+        site = Site(disk.path)
+        site.index_directory = tmp_path
+        ref = site.bucket.put("a", SMALL)
+
+        async def scenario() -> None:
+            async with site.open() as store:
+                with standing_still(disk.path):
+                    assert await store.read(ref, 0, len(SMALL)) == SMALL
+                    await trio.testing.wait_all_tasks_blocked()
+                    clock.jump(300)
+                    await trio.testing.wait_all_tasks_blocked()
+                clock.rate = 1.0
+                with trio.fail_after(60):
+                    while not site.content_files():  # noqa: ASYNC110 - a thread sets no event
+                        await trio.sleep(0.01)
+
+        trio.run(scenario, clock=clock)
+
+
+@contextmanager
+def standing_still(directory: Path) -> Iterator[None]:
+    """Have a disk answer nothing that would change it, and all of it at the end."""
+    subprocess.run(["fsfreeze", "--freeze", str(directory)], check=True, timeout=120)
+    try:
+        yield
+    finally:
+        subprocess.run(["fsfreeze", "--unfreeze", str(directory)], check=True, timeout=120)

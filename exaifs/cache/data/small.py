@@ -35,6 +35,8 @@ class _Job:
         """Its bytes are on disk, or will not be."""
         self.data: bytes | None = None
         self.error: Exception | None = None
+        self.keeping = anyio.CancelScope(shield=True)
+        """Around the way to the disk, which takes as long as the disk does until the store ends."""
 
     def fail(self, error: Exception) -> None:
         self.error = error
@@ -85,8 +87,9 @@ class SmallContents:
             await job.over.wait()
 
     def close(self, error: ExaifsError) -> None:
-        """Send everybody away who still waits."""
+        """Send everybody away who still waits; what was handed out has a moment to reach the disk."""
         for job in self._jobs.values():
+            job.keeping.deadline = anyio.current_time() + KEEP_S
             if not job.answered.is_set():
                 job.fail(error)
 
@@ -104,7 +107,7 @@ class SmallContents:
             job.answered.set()
             if self._shelf.may_write(len(data)):
                 # What was read must be there when Supabase is away after a restart.
-                with anyio.move_on_after(KEEP_S, shield=True):
+                with job.keeping:
                     await self._shelf.keep_bytes(sha256, data)
         finally:
             del self._jobs[ref.version]
