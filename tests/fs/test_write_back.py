@@ -14,6 +14,9 @@ from tests.support.double import DoubleServer
 
 pytestmark = pytest.mark.anyio
 
+REST_S = 1.0
+TRIES = 10
+
 
 async def test_close_makes_no_request(server: DoubleServer, mount: Mount) -> None:
     """The bytes are in the journal, and read from here."""
@@ -26,13 +29,20 @@ async def test_close_makes_no_request(server: DoubleServer, mount: Mount) -> Non
 
 async def test_it_is_sent_after_its_rest(server: DoubleServer, mount: Mount) -> None:
     """Soon after the last of several closes, once."""
-    async with mount(write_mode="back", write_back_s=0.05) as paths:
-        for data in (b"1", b"2", b"3"):
-            await (paths.overwrite if data > b"1" else paths.create)("f", data)
-        with trio.fail_after(60):
-            while await paths.getxattr("f", "user.exai.state") != b"clean":
-                await trio.testing.wait_all_tasks_blocked(0.01)
-        assert server.bucket.objects["f"].data == b"3"
+    async with mount(write_mode="back", write_back_s=REST_S) as paths:
+        for number in range(TRIES):
+            name, begun = f"f{number}", trio.current_time()
+            server.counts.clear()
+            for data in (b"1", b"2", b"3"):
+                await (paths.overwrite if data > b"1" else paths.create)(name, data)
+            quick = trio.current_time() - begun < REST_S
+            with trio.fail_after(60):
+                while await paths.getxattr(name, "user.exai.state") != b"clean":
+                    await trio.testing.wait_all_tasks_blocked(0.01)
+            assert server.bucket.objects[name].data == b"3"
+            # A disk that is slow to take a close may have given the one before its rest.
+            if quick:
+                break
         assert server.counts["put"] == 1
 
 
