@@ -18,6 +18,8 @@ class Program:
     """Afterwards: must succeed, and print the same everywhere."""
     unlike: tuple[str, ...] = ()
     """Files that hold inode numbers or times, and so differ."""
+    passing: tuple[bytes, ...] = ()
+    """What files hold that are there only between two steps."""
     in_place: tuple[str, ...] = ()
     """Files of which any state may be left when the script fails, as it changes them in place."""
     is_whole: str = "true"
@@ -55,6 +57,7 @@ PROGRAMS = [
         "editor",
         'cp "$SOURCE/1" text && for i in 1 2 3; do cp text text.bak && echo "line $i" > .text.swp && '
         "{ cat text.bak; echo $i; } > .text.new && mv .text.new text && rm .text.swp || exit; done",
+        passing=(b"line 1\n", b"line 2\n", b"line 3\n"),
     ),
     Program(
         "moves",

@@ -76,6 +76,7 @@ def comparable(tree: Mapping[str, Node], program: Program) -> dict[str, Node]:
 def strange(tree: Mapping[str, Node], program: Program, *known: Mapping[str, Node]) -> list[str]:
     """Return the files of a program that failed whose bytes nobody ever wrote, not even as a beginning."""
     versions = [node.data for each in known for node in each.values() if node.kind == "file"]
+    versions += program.passing
     return [
         path
         for path, node in tree.items()
