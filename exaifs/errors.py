@@ -25,7 +25,8 @@
     ├── Stale                        ESTALE   the version that was opened is gone
     └── RemoteError                  EIO
         ├── Unreachable              EIO      temporary: no answer, or an answer from no Supabase
-        │   └── Unserved             EIO      temporary: the store does not find what the catalog lists
+        │   ├── Unserved             EIO      temporary: the store does not find what the catalog lists
+        │   └── HalfDone             EIO      temporary: begun, without an answer, and finished later
         ├── Busy                     EIO      temporary: 423, 429, 5xx; may carry `retry_after_s`
         ├── Unauthorized             EACCES   the key is missing, wrong or not service_role
         │   └── KeyExpired           EACCES   it was good once
@@ -196,6 +197,13 @@ class Unserved(Unreachable):
 
     Supabase answers, so it is not away; the object may be in the middle of being replaced, or its bytes
     are gone.
+    """
+
+
+class HalfDone(Unreachable):
+    """A change of several requests that got no answer too late to be left as it is: it is finished later.
+
+    Names show it as done, but whoever asked for it gets the error.
     """
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from exaifs.errors import Busy, RemoteError, Unreachable
+from exaifs.errors import Busy, HalfDone, RemoteError, Unreachable
+from exaifs.model import AttributeChange
 from tests.fs.conftest import Mount
-from tests.fs.scenes import contents
+from tests.fs.scenes import contents, sent
 from tests.support.double import DoubleServer
+from tests.support.paths import follow
 
 pytestmark = pytest.mark.anyio
 
@@ -90,6 +92,46 @@ async def test_a_rename_that_got_no_answer_is_looked_up(server: DoubleServer, mo
         shown = [f"{top}/{name}" for top in await paths.ls() for name in await paths.ls(top)]
         keys = {key.removesuffix("/.emptyFolderPlaceholder") for key in contents(server)}
         assert sorted(shown) == sorted(key for key in keys if "/" in key)
+
+
+@pytest.mark.parametrize("step", ["carry_row", "remove"])
+@pytest.mark.parametrize("after", [True, False], ids=["done", "not done"])
+@pytest.mark.parametrize("restarted", [False, True], ids=["goes on", "restarted"])
+async def test_a_rename_over_a_file_is_never_left_half_done(
+    server: DoubleServer, mount: Mount, step: str, *, after: bool, restarted: bool
+) -> None:
+    """Its row goes first: left there, the old name would have the bytes, but neither attributes nor id.
+
+    Whoever asked for it gets the error; it is finished as soon as Supabase answers, or by the next run.
+    """
+    async with mount(offline_writes="refuse", drain_s=0.0 if restarted else 60.0) as paths:
+        await paths.create("new", b"what comes")
+        await paths.setattr("new", AttributeChange(mode=0o600))
+        await paths.setxattr("new", "user.k", b"v")
+        await paths.create("old", b"what goes")
+        file_id = server.bucket.record("new").file_id
+        ino = (await paths.stat("new")).ino
+        server.inject(step, Unreachable("cut"), after=after)
+        with pytest.raises(HalfDone):
+            await paths.rename("new", "old")
+        assert await paths.ls() == ["old"]
+        assert await paths.read("old") == b"what comes"
+        if restarted:
+            server.online = False
+        else:
+            await sent(paths)
+    server.online = True
+    async with mount(offline_writes="refuse") as paths:
+        await sent(paths)
+        await follow(paths)
+        assert await paths.ls() == ["old"]
+        found = await paths.stat("old")
+        assert (found.ino, found.mode & 0o777) == (ino, 0o600)
+        assert await paths.getxattr("old", "user.k") == b"v"
+        assert await paths.read("old") == b"what comes"
+    assert contents(server) == {"old": b"what comes"}
+    assert set(server.bucket.rows) == {"old"}
+    assert server.bucket.record("old").file_id == file_id
 
 
 async def test_what_was_refused_unasked_leaves_no_doubt(server: DoubleServer, mount: Mount) -> None:

@@ -16,6 +16,7 @@ from exaifs.cache.names.entries import Entry
 from exaifs.cache.unsent.intents import Move
 from exaifs.errors import (
     Exists,
+    HalfDone,
     InvalidArgument,
     IsADirectory,
     NotADirectory,
@@ -158,10 +159,14 @@ class Renamer:
         if source.staged is not None and target is not None and target.staged is not None:
             await self._keep_instead(source, target.staged)
             source.staged.inherit(target.staged)
-        if not old.pending:
-            record = await self._move_object(job)
-        else:
+        unfinished: HalfDone | None = None
+        if old.pending:
             await self._move_unsent(job, may_be_stored=may_be_stored)
+        else:
+            try:
+                record = await self._move_object(job)
+            except HalfDone as exc:
+                unfinished = exc
         fresh = self._renamed(job, record)
         if target is not None:
             self._remover.discard(target)
@@ -177,6 +182,8 @@ class Renamer:
             source.change_posix(AttributeChange(), time.time_ns())
             self._table.store(source)
         await self._keep_again(source)
+        if unfinished is not None:
+            raise unfinished
 
     async def _keep_instead(self, source: Inode, replaced: Staged) -> None:
         """What was promised of a file's bytes goes only when those that replace them are as safe."""

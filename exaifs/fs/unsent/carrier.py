@@ -51,7 +51,15 @@ class Carrier:
         """Delete objects; missing ones are no error."""
         await self._objects.remove(keys)
 
-    async def move(self, old: str, new: str, *, replace: bool, may_replace: bool = True) -> ObjectRecord:
+    async def move(
+        self,
+        old: str,
+        new: str,
+        *,
+        replace: bool,
+        may_replace: bool = True,
+        on_half: Callable[[], None] = lambda: None,
+    ) -> ObjectRecord:
         """Give an object another key, and return its record there.
 
         Args:
@@ -59,6 +67,7 @@ class Carrier:
             new: where it goes.
             replace: whether an object is known to be there.
             may_replace: whether one that appeared meanwhile is replaced, too.
+            on_half: called before the old key may lose its row, while its object is still there.
 
         Raises:
             NotFound: there is no such object.
@@ -74,6 +83,7 @@ class Carrier:
             else:
                 return await self._record(new)
         await self._objects.copy(old, new)
+        on_half()
         record = await self._catalog.carry_row(old, new)
         await self._objects.remove([old])
         return record

@@ -12,11 +12,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import structlog
+import trio
 
 from exaifs.cache.names.entries import Entry
 from exaifs.cache.names.index import Index
 from exaifs.cache.unsent.intents import Mark, Move, Operation, Patch, Put, Remove, Unmark, keys_of
-from exaifs.errors import ExaifsError
+from exaifs.errors import ExaifsError, HalfDone
 from exaifs.fs.contact import Contact, is_away
 from exaifs.fs.staged.staging import Staged
 from exaifs.fs.unsent.carrier import Carrier
@@ -133,15 +134,20 @@ class Changes:
 
         Raises:
             NotFound, Exists: as `Carrier.move`.
+            HalfDone: it got no answer when its row may have gone to the new key already. Nothing is to
+                wait, but it is finished, as a next run would do; take it on.
         """
         key, replaces = operation.entry.key, operation.replaced is not None
+        half = trio.Event()
 
         async def carry_out() -> ObjectRecord:
-            return await self.carrier.move(operation.source, key, replace=replaces, may_replace=may_replace)
+            return await self.carrier.move(
+                operation.source, key, replace=replaces, may_replace=may_replace, on_half=half.set
+            )
 
         in_steps = replaces or puts or any(map(self.outbox.knows, dropped))
         if in_steps and not self.must_wait(*keys_of(operation)):
-            return await self._in_steps(operation, puts, undone, carry_out, dropped)
+            return await self._in_steps(operation, puts, undone, carry_out, dropped, half=half)
         return await self._now_or_later(operation, carry_out, puts=puts, dropped=dropped)
 
     async def move_tree(
@@ -172,21 +178,29 @@ class Changes:
         undone: Sequence[Put],
         carry_out: Callable[[], Awaitable[T]],
         dropped: Sequence[str] = (),
+        *,
+        half: trio.Event | None = None,
     ) -> T | None:
-        """Carry out what takes several requests: found half-way, it is finished by the next run."""
+        """Carry out what takes several requests: found half-way, it is finished by the next run.
+
+        Once `half` is set it is finished by this one, too, whether or not anything may wait.
+        """
         number = await self.outbox.append(operation, puts=puts, in_hand=True)
         try:
             with self._contact.impatient():
                 result = await carry_out()
         except ExaifsError as exc:
-            if not (self.may_wait and is_away(exc)):
+            must_finish = half is not None and half.is_set()
+            if not (is_away(exc) and (self.may_wait or must_finish)):
                 try:
                     await self.outbox.close(number, undone)
                 finally:
                     self._doubt(operation)  # of several requests some may have been answered
                 raise
-            self._check_may_wait(operation, exc)
+            self._note_waiting(operation, exc)
             self.outbox.let_go(number)
+            if not self.may_wait:
+                raise HalfDone(f"{exc}; what was begun is finished later") from exc
             return None
         self.outbox.drop(*dropped)
         await self.outbox.close(number)
@@ -218,10 +232,14 @@ class Changes:
         """
         if not is_away(exc):
             raise exc
-        self._contact.note(exc)
         if not self.may_wait:
+            self._contact.note(exc)
             self._doubt(operation)
             raise exc
+        self._note_waiting(operation, exc)
+
+    def _note_waiting(self, operation: Operation, exc: ExaifsError) -> None:
+        self._contact.note(exc)
         path = path_of(operation.entry.key)
         _log.warning("kept for later", what=type(operation).__name__.lower(), path=path, reason=str(exc))
 
