@@ -12,6 +12,7 @@ import trio.testing
 
 from exaifs.errors import Unreachable
 from exaifs.model import AttributeChange
+from exaifs.names import PLACEHOLDER
 from tests.fs.conftest import Mount
 from tests.fs.scenes import back, contents, kept_aside
 from tests.support.double import DoubleServer
@@ -364,3 +365,29 @@ async def test_a_file_that_was_sent_is_not_forgotten_for_a_directory_of_before(
     server.online = False
     async with mount("killed") as paths:
         assert await paths.ls() == ["c"]
+
+
+@pytest.mark.parametrize("away", ["renamed", "removed"])
+async def test_a_name_that_a_directory_left_is_the_objects_after_a_kill(
+    server: DoubleServer, mount: Mount, killed: Killed, tmp_path: Path, away: str
+) -> None:
+    """Two keys had one name; the index is behind the journal, which says that the one is gone."""
+    server.bucket.put("d", b"object")
+    async with mount() as paths:
+        assert await paths.ls() == ["d"]
+        server.bucket.put(f"d/{PLACEHOLDER}", b"")
+        await follow(paths)
+        assert await paths.ls() == ["d", "d (object)"]
+        assert await paths.ls("d") == []
+        killed.now()
+        server.online = False
+        if away == "renamed":
+            await paths.rename("d", "e")
+        else:
+            await paths.rmdir("d")
+        shutil.copytree(tmp_path / "cache" / "journal", killed.cache / "journal", dirs_exist_ok=True)
+    async with mount("killed") as paths:
+        assert await paths.ls() == (["d", "e"] if away == "renamed" else ["d"])
+        await back(server, paths)
+        assert await paths.ls() == (["d", "e"] if away == "renamed" else ["d"])
+        assert await paths.read("d") == b"object"

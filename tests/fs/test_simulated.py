@@ -400,3 +400,26 @@ async def test_what_arrived_of_an_upload_without_an_answer_is_not_another_hosts_
         assert await paths.getxattr("f", "user.k") == b"1"
         assert server.bucket.record("f").posix.mode == 0o600
         assert server.bucket.record("f").xattrs == {"user.k": b"1"}
+
+
+async def test_a_rename_that_fails_after_all_was_moved_leaves_its_name_to_the_object(
+    server: DoubleServer, mount: Mount
+) -> None:
+    """The directory has gone, only what is in it could not be asked: nobody has its plain name any more."""
+    server.bucket.put("d", b"object")
+    server.bucket.put("d/f", b"1")
+    async with mount() as paths:
+        assert await paths.ls() == ["d", "d (object)"]
+        with server.hold("move") as gate:
+            async with trio.open_nursery() as nursery:
+
+                async def rename() -> None:
+                    with pytest.raises(Unreachable):
+                        await paths.rename("d", "e")
+
+                nursery.start_soon(rename)
+                await gate.wait_arrived()
+                server.inject("list_tree", Unreachable("lost"))
+                gate.open()
+        assert await paths.ls() == ["d", "e"]
+        assert await paths.read("d") == b"object"

@@ -54,18 +54,19 @@ def _place(index: Index, entry: Entry, moves: list[Move]) -> Entry:
 
 
 def reclaim(index: Index, parent: str, name: str) -> list[Move]:
-    """After a name became free: give it to the marked key that is due, and so on."""
+    """If a name is free now: give it to the marked key that is due, and so on."""
     moves: list[Move] = []
-    while True:
+    while index.child(parent, name) is None:
         claimants = _claimants(index, parent, name)
         if not claimants:
-            return moves
+            break
         best = max(claimants, key=lambda entry: _due(entry, name))
         moved = replace(best, name=name)
         index.delete(best, keep_below=True)
         index.write(moved)
         moves.append((best, moved))
         name = best.name
+    return moves
 
 
 def _claimants(index: Index, parent: str, name: str) -> list[Entry]:

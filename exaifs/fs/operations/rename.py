@@ -134,7 +134,6 @@ class Renamer:
                 await self._rename_directory(job.source, job.target, job.renamed)
             else:
                 await self._rename_file(job)
-            self._directories.name_freed(job.entry)
         return True
 
     def _is_overtaken(self, job: _Job) -> bool:
@@ -174,6 +173,7 @@ class Renamer:
         if fresh.ino == old.ino:
             source.entry = fresh
         self._remover.abandon(old.key)
+        self._directories.name_freed(old)
         if fresh.ino != old.ino:
             self._directories.replaced(replace(old, parent=fresh.parent, name=fresh.name), fresh)
         else:
@@ -283,9 +283,10 @@ class Renamer:
     def _take_name(self, source: Inode, renamed: Entry) -> None:
         below = self._table.below(source.entry.key)  # also what was made there during the moves
         # What was waited for above may have written its marker.
-        source.entry = self._index.by_ino(source.ino) or source.entry
-        self._index.rename(source.entry, self._place(source, renamed))
+        old = source.entry = self._index.by_ino(source.ino) or source.entry
+        self._index.rename(old, self._place(source, renamed))
         self._table.refresh([source, *below])
+        self._directories.name_freed(old)
 
     def _check_lengths(self, keys: Iterable[str], old: str, new: str) -> None:
         longest = max((len(key.encode()) for key in keys), default=0)

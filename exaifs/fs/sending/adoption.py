@@ -7,7 +7,7 @@ the two), or gone: each record is made true in it again, and doing so twice chan
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,8 @@ import structlog
 
 from exaifs.cache.names.entries import Entry
 from exaifs.cache.names.index import Index
+from exaifs.cache.names.merge import Difference
+from exaifs.cache.names.naming import reclaim
 from exaifs.cache.unsent.intents import (
     Intent,
     Mark,
@@ -35,7 +37,7 @@ from exaifs.fs.staged.staging import MEMORY_SUFFIX, Staged
 from exaifs.fs.tables.inodes import Inode
 from exaifs.fs.unsent.outbox import moved_key
 from exaifs.model import Ino
-from exaifs.names import OBJECT_MARK, path_of
+from exaifs.names import OBJECT_MARK, decode_component, path_of, split_key
 
 _log = structlog.get_logger(__name__)
 
@@ -82,6 +84,7 @@ class Adoption:
         self._last = {intent.entry.ino: number for number, intent in intents.items()}
         for number, intent in intents.items():
             await self._adopt(number, intent)
+        self._give_free_names(intents.values())
         self._outbox.discard_records(self._useless)
         await self._outbox.sync()
         await self._keep_orphans(self._unread | {put.staged for _number, put in self._adopted.values()})
@@ -262,6 +265,23 @@ class Adoption:
         inode.staged.close()
         inode.staged = None
         self._table.release(inode)
+
+    # -- names -------------------------------------------------------------------------------------
+
+    def _give_free_names(self, intents: Iterable[Intent]) -> None:
+        """Another key may have waited for a name that was removed or renamed just before the end."""
+        difference = Difference()
+        for intent in intents:
+            match intent:
+                case Move():
+                    key = intent.source
+                case Remove() | Unmark():
+                    key = intent.entry.key
+                case _:
+                    continue
+            parent, component = split_key(key.removesuffix("/"))
+            difference.moved(reclaim(self._index, parent, decode_component(component)))
+        self._table.apply(difference)
 
     # -- files without a record --------------------------------------------------------------------
 

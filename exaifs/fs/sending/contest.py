@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from exaifs.cache.names.merge import Difference, merge_changes
+from exaifs.cache.names.naming import reclaim
 from exaifs.errors import IntegrityError
 from exaifs.fs.core import Core
 from exaifs.fs.sending.conflicts import Conflicts
@@ -133,7 +134,9 @@ class Contest:
             inode.unlinked = True
             self._index.remove(inode.entry)
         # The kernel must look the name up again, or it would go on with this inode.
-        self._on_change(Difference(removed=[inode.entry]))
+        difference = Difference(removed=[inode.entry])
+        difference.moved(reclaim(self._index, inode.entry.parent, inode.entry.name))
+        self._on_change(difference)
 
     def show_theirs(self, record: ObjectRecord, *, known: bool) -> None:
         """Have the name stand for another host's file.

@@ -202,7 +202,7 @@ class Directories:
         raise _LateError
 
     def name_freed(self, gone: Entry) -> None:
-        """After an entry lost its name by what was done here: another key may have waited for it."""
+        """After an entry may have lost its name by what was done here: another key may wait for it."""
         difference = Difference()
         difference.moved(reclaim(self._index, gone.parent, gone.name))
         self._on_change(difference)
@@ -210,6 +210,7 @@ class Directories:
     def removed(self, gone: Entry) -> None:
         """A name that was still shown is found to be gone."""
         self._on_change(Difference(removed=[gone]))
+        self.name_freed(gone)
 
     def replaced(self, old: Entry, fresh: Entry) -> None:
         """A name stands for another inode than the one the kernel expects there."""
