@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from tests.support.postgres import BUCKET, Json, Project, put, upload_of
+from typing import LiteralString
+
+import pytest
+
+from tests.support.postgres import BUCKET, Json, Project, migrate, put, upload_of
+
+DISABLE: LiteralString = "ALTER TABLE storage.objects DISABLE TRIGGER exaifs_on_object"
 
 
 def _page(project: Project, cursor: str, limit: int = 100) -> Json:
@@ -179,3 +185,23 @@ def test_empty_cursor_starts_now(project: Project) -> None:
     assert (page["changes"], page["continuous"]) == ([], True)
     project.put("after", b"x", upload_of(b"x"))
     assert _keys(_page(project, page["cursor"])) == ["after"]
+
+
+@pytest.mark.parametrize("how", ["DROP TRIGGER exaifs_on_object ON storage.objects", DISABLE])
+def test_a_trigger_that_was_gone_is_a_gap(project: Project, how: LiteralString) -> None:
+    """Set again, a cursor from before has missed what happened meanwhile; set twice, nothing."""
+    project.put("a", b"1")
+    cursor = _now(project)
+    migrate(project.address)
+    assert _page(project, cursor)["continuous"]
+    project.admin.execute(how)
+    project.put("b", b"2")
+    project.remove(["a"])
+    assert _page(project, cursor)["continuous"]
+    migrate(project.address)
+    page = _page(project, cursor)
+    assert (page["continuous"], page["changes"]) == (False, [])
+    project.put("c", b"3")
+    assert _keys(_page(project, page["cursor"])) == ["c"]
+    migrate(project.address)
+    assert _page(project, page["cursor"])["continuous"]

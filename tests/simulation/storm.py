@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import shutil
 import time
 from dataclasses import dataclass, field
@@ -18,12 +19,13 @@ import trio
 
 from exaifs.cache.unsent.conflicts import list_conflicts
 from exaifs.config import load
+from exaifs.errors import ExaifsError
 from exaifs.fs.filesystem import FileSystem
 from exaifs.model import AttributeChange, Ino
 from exaifs.names import PLACEHOLDER
 from tests.simulation.kernel import Kernel
 from tests.simulation.play import OUTDATED
-from tests.simulation.tasks import MARK, NAMES, TEMPORARY, Manner, Possible, Private, Task
+from tests.simulation.tasks import MARK, NAMES, Manner, Possible, Private, Task, is_trouble
 from tests.simulation.weather import Link, Weather, choose, distant
 from tests.simulation.world import (
     check_agreement,
@@ -77,6 +79,8 @@ class Storm:
             stall_rate=choose(self.chance, [0.0, 0.0, 0.03]),
         )
         self._tag = 0
+        self.fills = choose(self.chance, [False, False, True])
+        """Whether the disk of the caches is full now and then."""
         self.settings = {name: self._choose_settings() for name in MOUNTS}
 
     def _choose_settings(self) -> dict[str, object]:
@@ -96,6 +100,7 @@ class Storm:
             await self._storm()
             self.note(f"calm, after {self.settings}")
             self.weather.calm()
+            self._free_disk()
             self.server.online = True
             await self._compare()
 
@@ -118,12 +123,17 @@ class Storm:
             await self._outage()  # before anything is known
         while not scope.cancel_called:
             await trio.sleep(self.chance.uniform(0, 40))
-            what = choose(self.chance, ["offline", "trim", "nothing"])
+            what = choose(self.chance, ["offline", "trim", "full" if self.fills else "nothing"])
             if what == "trim":
                 self.note("the change log is trimmed")
                 self.server.bucket.trim_log()
             elif what == "offline":
                 await self._outage()
+            elif what == "full":
+                self.note("the disk is full")
+                limit_file_size(choose(self.chance, [0, 4096, 50_000]))
+                await trio.sleep(self.chance.uniform(0, 15))
+                self._free_disk()
 
     async def _outage(self) -> None:
         self.note("offline")
@@ -131,6 +141,10 @@ class Storm:
         await trio.sleep(self.chance.uniform(0, 20))
         self.server.online = True
         self.note("online")
+
+    def _free_disk(self) -> None:
+        if limit_file_size(resource.RLIM_INFINITY):
+            self.note("there is room on the disk")
 
     # -- a mount -----------------------------------------------------------------------------------
 
@@ -156,6 +170,7 @@ class Storm:
     async def _kill(self, life: trio.CancelScope, link: Link, name: str, left: Path) -> None:
         """End a run at some moment; the next one finds the cache directory as it is then."""
         await trio.sleep(self.chance.uniform(0, 30))
+        self._free_disk()
         shutil.copytree(self.caches[name], left, ignore=shutil.ignore_patterns("*-shm"))
         self.caches[name] = left
         self.note(f"{name} is killed")
@@ -165,6 +180,7 @@ class Storm:
     async def _serve(self, name: str, link: Link, mine: list[Private]) -> None:
         remote = distant(self.server.remote(), self.weather, link)
         config = load(uid=1000, gid=1000, freshness_s=PACE_S, **self.settings[name])
+        self._free_disk()  # on a full disk nothing begins
         self.note(f"{name} is mounted")
         async with FileSystem.open(config, remote, self.caches[name], None) as fs:
             try:
@@ -189,6 +205,7 @@ class Storm:
             fresh=self._fresh,
             sent=self._sent,
             note=self.note,
+            may_fill=self.fills,
         )
         for _ in range(OPERATIONS):
             await trio.sleep(self.chance.uniform(0, 3))
@@ -221,7 +238,9 @@ class Storm:
         )
         try:
             await self._chaos(kernel, verb, path, other)
-        except (*TEMPORARY, *OUTDATED) as exc:
+        except ExaifsError as exc:
+            if not (is_trouble(exc) or isinstance(exc, OUTDATED)):
+                raise
             self.note(f"{verb} {path} {other}: {exc!r}")
         else:
             self.note(f"{verb} {path} {other}")
@@ -383,6 +402,13 @@ class Storm:
             for directory in directories
             for conflict in list_conflicts(directory)
         }
+
+
+def limit_file_size(limit_bytes: int) -> bool:
+    """Have the kernel refuse to write past a size, as a full disk does; tell whether that is new."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))
+    return soft != limit_bytes
 
 
 def close_staged(fs: FileSystem) -> None:

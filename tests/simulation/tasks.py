@@ -12,12 +12,24 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from exaifs.errors import Busy, Exists, NoAttribute, NotEmpty, NotFound, Stale, Unreachable
+from exaifs.errors import (
+    Busy,
+    ExaifsError,
+    Exists,
+    FileTooLarge,
+    NoAttribute,
+    NoSpace,
+    NotEmpty,
+    NotFound,
+    Stale,
+    Unreachable,
+)
 from exaifs.model import AttributeChange, Handle, Ino
 from tests.simulation.kernel import Kernel
 from tests.simulation.weather import choose
 
 TEMPORARY = (Unreachable, Busy)
+TROUBLE = (*TEMPORARY, Stale, NoSpace, FileTooLarge)
 NAMES = ("a", "b", "c")
 BYTES = (0, 60, 60, 60, 140_000, 1_200_000)
 CHUNK_BYTES = 128 * 1024
@@ -25,6 +37,11 @@ MARK = b"user.k"
 
 Possible = set[bytes | None]
 """What a path may hold; None: nothing is there."""
+
+
+def is_trouble(exc: ExaifsError) -> bool:
+    """Tell whether an operation may fail like that in a storm: network and disk, not what is there."""
+    return isinstance(exc, TROUBLE) or type(exc) is ExaifsError
 
 
 @dataclass
@@ -108,6 +125,7 @@ class Task:
         fresh: makes contents that are not anywhere else.
         sent: what the bucket holds under a path.
         note: keeps a line for the message of a failure.
+        may_fill: whether the disk of the cache may be full.
     """
 
     def __init__(
@@ -119,6 +137,7 @@ class Task:
         fresh: Callable[[int], bytes],
         sent: Callable[[str], bytes | None],
         note: Callable[[str], None],
+        may_fill: bool,
     ) -> None:
         self._private = private
         self._kernel = kernel
@@ -126,6 +145,7 @@ class Task:
         self._fresh = fresh
         self._sent = sent
         self._note = note
+        self._may_fill = may_fill
         self._verbs = (
             *(self._write, self._write, self._write, self._read, self._unlink, self._rename, self._append),
             *(self._mark, self._mark, self._cut, self._hold, self._hold, self._stat, self._list),
@@ -147,18 +167,21 @@ class Task:
                 await verb(private.held)
             else:
                 await choose(self._chance, self._verbs)(choose(self._chance, usable))
-        except TEMPORARY as exc:
+        except ExaifsError as exc:
+            if not is_trouble(exc):
+                raise
             self._note(f"{private.path}: {exc!r}")
-        except Stale as exc:
-            self._note(f"{private.path}: stale: {exc}")
-            await self._abandon()  # what was written through it may have been kept aside
+            if isinstance(exc, Stale):
+                await self._abandon()  # what was written through it may have been kept aside
 
     async def finish(self) -> None:
         """Close what is open, as the end of a process does."""
         if self._private.held is not None:
             try:
                 await self._close(self._private.held)
-            except (*TEMPORARY, Stale) as exc:
+            except ExaifsError as exc:
+                if not is_trouble(exc):
+                    raise
                 self._note(f"{self._private.path}: {exc!r}")
 
     def _path(self, name: str) -> str:
@@ -182,10 +205,10 @@ class Task:
             return
         data = self._fresh(choose(self._chance, BYTES))
         # A truncation is sent when nobody closes the file in order: the handle ends with the process.
-        # So is a part of it, where a close that failed or an fsync has left a record.
+        # So is a part of it, where a close that failed or an fsync has left a record, or the disk is full.
         starts = range(0, len(data), CHUNK_BYTES)
-        parts = {data[:start] for start in starts} if len(before) > 1 or private.holds(name) else set()
-        private.files[name] = before | {data, b"", *parts}
+        parts = len(before) > 1 or private.holds(name) or self._may_fill
+        private.files[name] = before | {data, b""} | {data[:start] for start in starts if parts}
         self._know_held(name, None)
         self._note(f"write {path} {data[:8]!r}")
         try:
@@ -374,8 +397,9 @@ class Task:
         if held is not None:
             try:
                 await self._kernel.fs.files.flush(held.handle)
-            except (*TEMPORARY, Stale):
-                pass
+            except ExaifsError as exc:
+                if not is_trouble(exc):
+                    raise
             finally:
                 await self._kernel.release(held.handle, held.ino)
 
@@ -415,7 +439,7 @@ class Task:
             if private.holds(name) or private.holds(new):
                 await self._abandon()
             return
-        except (*TEMPORARY, Stale):
+        except ExaifsError:
             if private.holds(name) or private.holds(new):
                 await self._abandon()
             raise
@@ -446,7 +470,9 @@ class Task:
         private.also = new
         try:
             await self._kernel.rename(old, new)
-        except (*TEMPORARY, NotFound, NotEmpty, Stale) as exc:
+        except ExaifsError as exc:
+            if not (is_trouble(exc) or isinstance(exc, NotFound | NotEmpty)):
+                raise
             self._note(f"rename {old}: {exc!r}")
             await self._abandon()
             return

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import sys
 import tempfile
 import time
@@ -21,7 +22,7 @@ import trio.testing
 from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 
 from tests.simulation.outside import simulated_outside
-from tests.simulation.storm import Storm
+from tests.simulation.storm import Storm, limit_file_size
 from tests.simulation.weather import ThreadsInTurn
 from tests.support.descriptors import open_descriptors
 
@@ -51,6 +52,8 @@ def play(seed: int) -> None:
             except BaseException:
                 sys.stderr.write(f"EXAIFS_SIMULATE_SEED={chosen}\n" + "\n".join(played.log) + "\n")
                 raise
+            finally:
+                limit_file_size(resource.RLIM_INFINITY)
 
     storm()
     assert open_descriptors() <= before, f"descriptors are left by seed {seed}"

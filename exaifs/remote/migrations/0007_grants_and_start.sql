@@ -51,15 +51,27 @@ $$;
 
 -- CREATE OR REPLACE only: on a hosted project the TRIGGER privilege allows that, and nothing else here.
 -- Without it the mounts still work: they complete the rows themselves and list again instead of following.
+-- Where it was gone for a while, the log lacks what happened then: cursors from before have missed that.
 DO $$
+DECLARE
+    v_followed boolean;
 BEGIN
     IF to_regclass('storage.objects') IS NULL THEN
         RAISE EXCEPTION 'exaifs: this database has no storage.objects; is Storage enabled?'
             USING HINT = 'Start Supabase Storage on this database once, then apply the migrations.';
     END IF;
+    v_followed := EXISTS (
+        SELECT FROM pg_catalog.pg_trigger t
+        WHERE t.tgrelid = 'storage.objects'::regclass AND t.tgname = 'exaifs_on_object' AND t.tgenabled IN ('O', 'A')
+    );
     CREATE OR REPLACE TRIGGER exaifs_on_object
         AFTER INSERT OR UPDATE OR DELETE ON storage.objects
         FOR EACH ROW EXECUTE FUNCTION public.exaifs_on_object();
+    IF NOT v_followed THEN
+        UPDATE public.exaifs_buckets b SET trimmed_txid = n.txid, trimmed_seq = 0
+        FROM (SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint - 1 AS txid) n
+        WHERE b.trimmed_txid < n.txid;
+    END IF;
 EXCEPTION WHEN insufficient_privilege THEN
     RAISE WARNING 'exaifs: no trigger on storage.objects, changes of other clients will be seen late: %', SQLERRM;
 END
