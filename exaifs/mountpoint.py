@@ -109,6 +109,16 @@ def find(path: Path) -> Mount | None:
     return next((mount for mount in reversed(mounts()) if mount.path == wanted), None)
 
 
+def around(path: Path) -> Mount | None:
+    """Return the mount that a path is in, without touching what is mounted there.
+
+    Args:
+        path: absolute; symbolic links are not followed.
+    """
+    holding = [mount for mount in mounts() if path.is_relative_to(mount.path)]
+    return max(reversed(holding), key=lambda mount: len(mount.path.parts), default=None)
+
+
 def resolved(path: Path) -> Path:
     """Return the absolute path as the mount table spells it, without stat(2) on the mountpoint itself.
 

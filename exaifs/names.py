@@ -41,8 +41,12 @@ _HEX = frozenset(b"0123456789ABCDEF")
 
 
 def encode_name(name: str) -> str:
-    """Return the key component that stands for one file name."""
-    raw = os.fsencode(name)
+    """Return the key component that stands for one file name.
+
+    Raises:
+        InvalidArgument: half of a surrogate pair, which no name has.
+    """
+    raw = _bytes_of(name)
     out = bytearray()
     for position, byte in enumerate(raw):
         literal_equals = byte == ord("=") and _looks_escaped(raw, position)
@@ -54,6 +58,13 @@ def encode_name(name: str) -> str:
     if component.endswith(PLACEHOLDER):
         component = component[: -len(PLACEHOLDER)] + "=2E" + PLACEHOLDER[1:]
     return component
+
+
+def _bytes_of(name: str) -> bytes:
+    try:
+        return os.fsencode(name)
+    except UnicodeEncodeError:
+        raise InvalidArgument(f"not a file name: {name!a}") from None
 
 
 def _looks_escaped(raw: bytes, position: int) -> bool:
@@ -110,9 +121,9 @@ def check_name(name: str) -> None:
 
     Raises:
         NameTooLong: more than 255 bytes.
-        InvalidArgument: empty, `.`, `..`, or with a slash.
+        InvalidArgument: empty, `.`, `..`, with a slash, or what `os.fsencode` does not take.
     """
-    if len(os.fsencode(name)) > MAX_NAME_BYTES:
+    if len(_bytes_of(name)) > MAX_NAME_BYTES:
         raise NameTooLong(f"a name of more than {MAX_NAME_BYTES} bytes")
     if "/" in name or not is_showable(name):
         raise InvalidArgument(f"not a file name: {name!r}")

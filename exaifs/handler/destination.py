@@ -71,15 +71,15 @@ def wish_of(metadata: Mapping[str, Any] | None) -> Wish:
     given = dict(metadata or {})
     path, continuation_id = given.pop("path", None), given.get("continuation_id")
     fields = {"file_type": "user_upload", **given}
+    expires_at = given.get("expires_at")
+    if expires_at is not None and not (isinstance(expires_at, str) and _is_time(expires_at)):
+        raise InvalidArgument("expires_at is a text, a time such as 2026-01-31T12:00:00Z")
     _check_fields(fields)
     if fields["file_type"] not in FILE_TYPES:
         raise InvalidArgument(f"file_type is one of {', '.join(FILE_TYPES)}")
     for name, value in (("path", path), ("continuation_id", continuation_id)):
         if value is not None and (not isinstance(value, str) or not value):
             raise InvalidArgument(f"{name} is a text that is not empty")
-    expires_at = given.get("expires_at")
-    if expires_at is not None and not (isinstance(expires_at, str) and _is_time(expires_at)):
-        raise InvalidArgument("expires_at is a time such as 2026-01-31T12:00:00Z")
     if path is not None and path != "/":
         key_of(path.rstrip("/"))
     if continuation_id is not None:
@@ -99,10 +99,13 @@ def _check_fields(fields: Mapping[str, Any]) -> None:
     own = sorted(_OWN_FIELDS.intersection(fields))
     if own:
         raise InvalidArgument(f"metadata cannot have the field {own[0]!r}, which exaifs itself uses")
-    try:
-        json.dumps(fields, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as exc:
-        raise InvalidArgument(f"metadata must be JSON values: {exc}") from exc
+    for name, value in fields.items():
+        try:
+            json.dumps({name: value}, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as exc:
+            raise InvalidArgument(
+                f"metadata must be JSON values, and {name!r} is none ({exc}); times are texts"
+            ) from exc
     for text in texts_of(fields):
         checked(text, "metadata")
 

@@ -43,7 +43,7 @@ class UnifiedFileHandler:
 
     Instead of `async with`, `await open()` and `await aclose()` may be called, from any task; what nobody
     opens the first call opens, and what nobody closes ends with its event loop. All methods may be called
-    concurrently, in that loop.
+    concurrently, in that loop; another one that runs at the same time needs a handler of its own.
 
     Without SUPABASE_URL or a key, `is_enabled` is False, opening does nothing, and every other method
     raises `ConfigError`; only `exaifs.file_id_for` falls back to the local file.
@@ -107,10 +107,12 @@ class UnifiedFileHandler:
 
         Raises:
             ConfigError: a key that cannot be one, or a cache directory that cannot be used.
-            ExaifsError: it is open already.
+            ExaifsError: it is open already, or in another event loop.
         """
         if self._state == "open" and not self._is_over:
             raise ExaifsError("the handler is open already")
+        if self._owned is not None:
+            self._owned.check_loop()
         self._state = "open"
         if self.is_enabled:
             try:
@@ -152,6 +154,8 @@ class UnifiedFileHandler:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._owned is not None:
+            self._owned.check_loop()
         owned, self._owned, self._state = self._owned, None, "closed"
         if owned is not None:
             await owned.close()

@@ -40,19 +40,36 @@ class Owned(Generic[T]):
         self._value: T | None = None
         self._error: Exception | None = None
         self._task: object = None
+        self._loop: object = None
 
     @property
     def has_ended(self) -> bool:
         """Whether it was left, by `close` or with its event loop."""
-        return self._ended.is_set()
+        is_dead = isinstance(self._loop, asyncio.AbstractEventLoop) and self._loop.is_closed()
+        return is_dead or self._ended.is_set()
+
+    def check_loop(self) -> None:
+        """Refuse to be used in another event loop: connections and locks would belong to the wrong one.
+
+        Raises:
+            ExaifsError: it lives in another one that has not ended.
+        """
+        if self._loop is not None and not self.has_ended and self._loop is not _current_loop():
+            raise ExaifsError(
+                "the handler is open in another event loop, and works in that one only: give each event "
+                "loop a handler of its own"
+            )
 
     async def open(self) -> T:
         """Enter it, or wait until it is entered; return what it gives.
 
         Raises:
             Exception: what entering raises.
+            ExaifsError: this is another event loop than that of the first call.
         """
+        self.check_loop()
         if self._task is None:
+            self._loop = _current_loop()
             self._task = _spawn(self._live)
         await self._entered.wait()
         if self._error is not None:
@@ -66,9 +83,11 @@ class Owned(Generic[T]):
 
         Raises:
             Exception: what leaving raises.
+            ExaifsError: this is another event loop than that of the first call.
         """
         if self._task is None or self.has_ended:
             return
+        self.check_loop()
         has_entered = self._value is not None
         self._closing.set()
         with anyio.CancelScope(shield=True):
@@ -91,6 +110,13 @@ class Owned(Generic[T]):
             self._value = None
             self._entered.set()
             self._ended.set()
+
+
+def _current_loop() -> object:
+    """Name the event loop that runs this."""
+    if trio.lowlevel.in_trio_task():
+        return trio.lowlevel.current_trio_token()
+    return asyncio.get_running_loop()
 
 
 def _spawn(work: Callable[[], Coroutine[Any, Any, None]]) -> object:

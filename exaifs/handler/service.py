@@ -35,6 +35,7 @@ from exaifs.handler.greeting import Greeting
 from exaifs.handler.ids import FileIds
 from exaifs.handler.info import FileInfo, FilePage, info_of, page_of
 from exaifs.handler.partfile import PartFile
+from exaifs.handler.place import check_place
 from exaifs.handler.sending import Outcome, Sender, Sent, Staged, staged_bytes, staged_copy
 from exaifs.handler.texts import checked
 from exaifs.model import ObjectRef
@@ -98,6 +99,7 @@ class FileService:
             max_age_s=config.cache_age_days * DAY_S,
         )
         settings = load_providers(config.providers_file, config.providers)
+        await anyio.to_thread.run_sync(check_place, config.cache_dir)
         async with AsyncExitStack() as stack:
             cache = await stack.enter_async_context(
                 ClientCache.open(config.cache_dir, remote.identity, remote.objects, limits)
@@ -188,6 +190,8 @@ class FileService:
         self._check_writable()
         if not continuation_id:
             raise InvalidArgument("a continuation id is needed")
+        if not _is_file_id(file_id):
+            raise await self._not_found(file_id)
         return await self._files.link(file_id, checked(continuation_id, "a continuation id"))
 
     def _check_writable(self) -> None:
@@ -311,7 +315,7 @@ class FileService:
     async def stat(self, file_id_or_path: str) -> FileInfo:
         """Return what is known of a file."""
         row = None
-        if _FILE_ID.fullmatch(file_id_or_path):
+        if _is_file_id(file_id_or_path):
             row = await self._files.by_id(file_id_or_path)
         if row is None:
             row = await self._files.by_key(key_of(file_id_or_path))
@@ -347,7 +351,7 @@ class FileService:
         return await clean(self._cache, max_age_days, max_size_mb)
 
     async def _row(self, file_id: str) -> FileRow:
-        row = await self._files.by_id(file_id)
+        row = await self._files.by_id(file_id) if _is_file_id(file_id) else None
         if row is None:
             raise await self._not_found(file_id)
         return row
@@ -362,8 +366,13 @@ class FileService:
         return NotFound(f"no file {name!r} in the bucket {self._remote.bucket}")
 
 
+def _is_file_id(text: str) -> bool:
+    """Tell whether this can be an id; the database is asked for no other."""
+    return isinstance(text, str) and _FILE_ID.fullmatch(text) is not None
+
+
 def _page_size(limit: int) -> int:
-    if not 1 <= limit <= _MAX_PAGE:
+    if type(limit) is not int or not 1 <= limit <= _MAX_PAGE:
         raise InvalidArgument(f"a page has 1 to {_MAX_PAGE} files")
     return limit
 

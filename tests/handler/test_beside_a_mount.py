@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from exaifs import UnifiedFileHandler, file_id_for
+from exaifs.errors import ConfigError
 from tests.handler.conftest import Write
 from tests.mount.conftest import exaifs_mount
 from tests.support.mounts import MountedDaemon, wait_until, within
@@ -90,3 +91,20 @@ async def test_reference_to_a_mounted_file(
             except OSError:
                 return  # this disk takes no attributes, so no copy can bring one along
             assert (await file_id_for(copy, "c1", handler=handler)).file_id != info.file_id
+
+
+async def test_a_cache_in_a_mount(fresh_bucket: dict[str, str], unconfigured: None, tmp_path: Path) -> None:
+    """It is refused: what a program caches would be stored in the bucket."""
+    assert unconfigured is None
+    with mount_of(fresh_bucket, tmp_path) as mount:
+        (tmp_path / "link").symlink_to(mount.path)
+        for place in (mount.path, mount.path / "cache", tmp_path / "link/cache"):
+            with pytest.raises(ConfigError, match="local_cache_dir, to a directory outside"):
+                async with UnifiedFileHandler(
+                    fresh_bucket["SUPABASE_URL"],
+                    fresh_bucket["SUPABASE_SERVICE_ROLE_KEY"],
+                    place,
+                    fresh_bucket["FILE_STORAGE_BUCKET"],
+                ):
+                    pass
+        assert mount.sh("ls -A") == ""

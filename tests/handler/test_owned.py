@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import anyio
 import pytest
 from structlog.testing import capture_logs
 
+from exaifs.errors import ExaifsError
 from exaifs.handler.owned import Owned
 
 pytestmark = pytest.mark.anyio
@@ -79,3 +83,37 @@ async def test_closed_while_it_is_entered() -> None:
         scope.cancel()
         await owned.close()
     assert owned.has_ended
+
+
+async def test_another_event_loop() -> None:
+    """It is refused while the first one lives, whoever asks, and harms nobody."""
+    owned = Owned(working(anyio.Event(), when="never"))
+    assert await owned.open() == "value"
+
+    async def elsewhere() -> None:
+        for attempt in (owned.open, owned.close):
+            with pytest.raises(ExaifsError, match="another event loop"):
+                await attempt()
+
+    for backend in ("asyncio", "trio"):
+        await anyio.to_thread.run_sync(partial(anyio.run, elsewhere, backend=backend))
+    assert await owned.open() == "value"
+    await owned.close()
+
+
+def test_an_event_loop_that_was_closed_without_ending_its_tasks() -> None:
+    """What was open in it is over; nobody waits for it."""
+
+    async def begin() -> Owned[str]:
+        owned = Owned(working(anyio.Event(), when="never"))
+        assert await owned.open() == "value"
+        return owned
+
+    loop = asyncio.new_event_loop()
+    owned = loop.run_until_complete(begin())
+    assert not owned.has_ended
+    loop.close()
+    assert owned.has_ended
+    asyncio.run(owned.close())
+    del owned
+    gc.collect()

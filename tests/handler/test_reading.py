@@ -4,6 +4,7 @@ import math
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import cast
 
 import anyio
 import pytest
@@ -154,9 +155,27 @@ async def test_looking(service: FileService, double: Double, local: Write) -> No
     png = await service.stat("e.png")
     assert png.sha256 is not None
     assert (await service.search_files(png.sha256[:12], 10, None)).files == (png,)
-    for limit in (0, 1001):
+    for limit in (0, 1001, 1.5, True):
         with pytest.raises(InvalidArgument):
-            await service.list_files("", limit, None)
+            await service.list_files("", cast("int", limit), None)
+    for path in ("\ud800", "d/\ud800"):
+        for attempt in (service.stat(path), service.list_files(path, 10, None)):
+            with pytest.raises(InvalidArgument, match="not a file name"):
+                await attempt
+
+
+@pytest.mark.parametrize("file_id", ["", "no id", "a\0b", "\ud800", "x" * 5000])
+async def test_what_is_no_id(service: FileService, double: Double, tmp_path: Path, file_id: str) -> None:
+    """No file has it; the database, which may not even hold such a text, is not asked."""
+    for attempt in (
+        service.download_file(file_id),
+        service.download_to(file_id, tmp_path / "x", None),
+        service.delete_file(file_id),
+        service.link_file_to_conversation(file_id, "c"),
+    ):
+        with pytest.raises(NotFound):
+            await attempt
+    assert not set(double.server.counts) - {"hello"}
 
 
 async def test_texts_that_no_row_has(service: FileService, double: Double) -> None:

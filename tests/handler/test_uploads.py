@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,9 @@ async def test_what_is_kept(service: FileService, local: Write, double: Double) 
         ({"expires_at": 1780000000}, InvalidArgument),
         ({"x": float("nan")}, InvalidArgument),
         ({"x": object()}, InvalidArgument),
+        ({"when": datetime.now(UTC)}, InvalidArgument),
+        ({"expires_at": datetime.now(UTC)}, InvalidArgument),
+        ({"path": "\ud800"}, InvalidArgument),
         ({"x": {"y": ["a\0b"]}}, InvalidArgument),
         ({"a\0b": 1}, InvalidArgument),
         ({"x": "\ud800"}, InvalidArgument),
@@ -97,9 +101,11 @@ async def test_wishes_that_cannot_be(
     service: FileService, local: Write, double: Double, metadata: dict[str, Any], error: type[Exception]
 ) -> None:
     """Refused before anything is asked or sent."""
-    with pytest.raises(error):
+    with pytest.raises(error) as caught:
         await upload(service, local("a", b"x"), metadata)
     assert not double.server.counts
+    if "when" in metadata:
+        assert "'when' is none" in str(caught.value)
 
 
 async def test_a_file_never_hides_others(service: FileService, local: Write, double: Double) -> None:

@@ -39,6 +39,15 @@ def test_the_real_mount_table() -> None:
     assert mountpoints.find(Path("/proc/self")) is None
 
 
+def test_the_mount_around_a_path() -> None:
+    """The innermost mount that a path is in, whether or not the path exists."""
+    for path, fstype in (("/proc/self/nowhere", "proc"), ("/proc", "proc"), ("/dev/pts/9999", "devpts")):
+        found = mountpoints.around(Path(path))
+        assert found is not None
+        assert found.fstype == fstype
+    assert mountpoints.around(Path("relative")) is None
+
+
 def test_links_lead_to_the_mountpoint(tmp_path: Path) -> None:
     """A symbolic link to a mountpoint names the mount."""
     link = tmp_path / "link"
