@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context, MCPServer
-from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
-from mcp_types import ResourceTemplate
-from pydantic import AnyUrl
+from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError, ToolError
+from mcp_types import CallToolResult, InputRequiredResult, ResourceTemplate, Tool
+from pydantic import AnyUrl, ValidationError
 
 from exaifs import __version__
 from exaifs.config import Config
 from exaifs.errors import ExaifsError, InvalidArgument, NameTooLong, NotFound
 from exaifs.handler.service import FileService
+from exaifs.mcp.arguments import mistakes_in, unknown_in
 from exaifs.mcp.bucket import Bucket
 from exaifs.mcp.explain import explained
 from exaifs.mcp.paths import TEMPLATE, path_of_uri
@@ -44,8 +46,38 @@ class BucketServer(MCPServer[Any]):
         super().__init__("exaifs", title="exaifs", instructions=INSTRUCTIONS, version=__version__)
         self._bucket = bucket
         self._redact = redact
+        self._takes: dict[str, tuple[str, ...]] = {}
+        """The arguments of each tool."""
         for tool, title, hints in Tools(bucket, redact).offered(read_only=read_only):
-            self.add_tool(tool, title=title, annotations=hints)
+            self.add_tool(tool, title=title, description=inspect.getdoc(tool), annotations=hints)
+            names = inspect.signature(tool).parameters
+            self._takes[tool.__name__] = tuple(name for name in names if name != "ctx")
+
+    async def list_tools(self) -> list[Tool]:
+        """Return the tools; their schemas say that there are no other arguments."""
+        tools = await super().list_tools()
+        for tool in tools:
+            tool.input_schema = {**tool.input_schema, "additionalProperties": False}
+        return tools
+
+    async def call_tool(
+        self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
+    ) -> CallToolResult | InputRequiredResult:
+        """Call a tool.
+
+        Raises:
+            ToolError: the arguments do not fit, or why it could not be done.
+        """
+        takes = self._takes.get(name)
+        unknown = None if takes is None else unknown_in(name, arguments, takes)
+        if unknown is not None:
+            raise ToolError(unknown)
+        try:
+            return await super().call_tool(name, arguments, context)
+        except ToolError as exc:
+            if takes is not None and isinstance(exc.__cause__, ValidationError):
+                raise ToolError(mistakes_in(name, exc.__cause__, takes)) from exc.__cause__
+            raise
 
     async def list_resource_templates(self) -> list[ResourceTemplate]:
         """Return the one template: the files themselves are listed by list_files, page by page."""

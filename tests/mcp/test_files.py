@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 from typing import Any
 
 import anyio
@@ -62,6 +63,10 @@ async def test_what_a_client_sees(connect_anyhow: Connect) -> None:
         }
         for tool in tools.values():
             assert tool.description
+            assert not re.search(r"^[ \t]|[ \t]$", tool.description, re.MULTILINE)
+            assert tool.input_schema["additionalProperties"] is False
+            for name, argument in tool.input_schema["properties"].items():
+                assert argument["description"], f"{tool.name}.{name}"
             assert tool.output_schema is not None
             assert tool.annotations is not None
         hints = {name: tool.annotations for name, tool in tools.items() if tool.annotations is not None}
@@ -79,6 +84,30 @@ async def test_what_a_client_sees(connect_anyhow: Connect) -> None:
         templates = (await served.client.list_resource_templates()).resource_templates
         assert [template.uri_template for template in templates] == ["exaifs:///{+path}"]
         assert served.client.instructions is None or "bucket" in served.client.instructions
+
+
+async def test_arguments_that_do_not_fit(project: Project) -> None:
+    """A model is told which, and what there is; values, which may be a whole file, are not repeated."""
+    async with stdio_caller(project) as served:
+        await served.upload("a.txt", b"a")
+        for tool, arguments, said in (
+            (
+                "list_files",
+                {"path": "reports/"},
+                "no argument 'path'; its arguments are prefix, cursor, limit",
+            ),
+            ("list_providers", {"x": 1}, "no argument 'x'; it takes no arguments"),
+            ("list_files", {"limit": 0}, "limit should be greater than or equal to 1; its arguments are"),
+            ("list_files", {"prefix": 5}, "prefix should be a valid string"),
+            ("stat_file", {}, "path is needed; its arguments are path."),
+            ("upload_file", {"path": "b", "text": 7, "overwrite": "SECRET"}, "overwrite should be"),
+            ("upload_file", {"path": "b", "content": "SECRET"}, "its arguments are path, text, base64"),
+        ):
+            answer = await served.refused(tool, **arguments)
+            assert said in answer
+            assert "SECRET" not in answer
+            assert "pydantic" not in answer
+        assert [file["path"] for file in (await served.call("list_files"))["files"]] == ["a.txt"]
 
 
 async def test_a_day_of_a_file(connect_anyhow: Connect, project: Project) -> None:
