@@ -98,6 +98,38 @@ async def test_a_file_made_on_both_hosts_at_once_is_a_conflict(
         assert kept_aside(tmp_path / "cache") == [b"theirs"]
 
 
+async def test_a_close_sees_what_the_feed_has_not_told_yet(
+    server: DoubleServer, mount: Mount, tmp_path: Path
+) -> None:
+    """Another host closes the file a moment before we do: its bytes are kept aside."""
+    async with mount() as paths:
+        await paths.create("f", b"old")
+        async with paths.open("f", os.O_WRONLY | os.O_TRUNC) as handle:
+            await paths.write_all(handle, b"ours")
+            server.bucket.put("f", b"theirs")
+        assert server.bucket.objects["f"].data == b"ours"
+        assert kept_aside(tmp_path / "cache") == [b"theirs"]
+
+
+@pytest.mark.parametrize("is_new", [True, False], ids=["new", "overwritten"])
+async def test_bytes_that_another_host_replaces_before_the_answer_are_kept(
+    server: DoubleServer, mount: Mount, tmp_path: Path, *, is_new: bool
+) -> None:
+    """It did not see ours, so nobody else has them; close says 0, as it was the last but one."""
+    async with mount() as paths:
+        await paths.ls()
+        if not is_new:
+            await paths.create("f", b"old")
+        async with trio.open_nursery() as nursery:
+            with server.hold("commit") as gate:
+                nursery.start_soon(paths.create if is_new else paths.overwrite, "f", b"ours")
+                await gate.wait_arrived()
+                server.bucket.put("f", b"theirs")
+        await follow(paths)
+        assert await paths.read("f") == server.bucket.objects["f"].data == b"theirs"
+        assert kept_aside(tmp_path / "cache") == [b"ours"]
+
+
 async def test_a_close_looks_before_it_sends_what_had_waited(
     server: DoubleServer, mount: Mount, tmp_path: Path
 ) -> None:

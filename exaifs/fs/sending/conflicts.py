@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,23 +52,43 @@ class Conflicts:
         Raises:
             ExaifsError: the disk refuses; the staged file is as it was.
         """
+        await self._keep(staged, key, reason, winner, os.link)
+        staged.close()
+
+    async def keep_copy(self, staged: Staged, key: str, reason: str, winner: ObjectRecord) -> None:
+        """Keep a copy of a staged file's bytes aside, which goes on being one.
+
+        Raises:
+            ExaifsError: the disk refuses.
+        """
+        await self._keep(staged, key, reason, winner, shutil.copyfile)
+
+    async def _keep(
+        self,
+        staged: Staged,
+        key: str | None,
+        reason: str,
+        winner: ObjectRecord | None,
+        take: Callable[[Path, Path], object],
+    ) -> None:
         data = new_file(self._directory)
         kept = Version(staged.size_bytes, staged.known_sha256, staged.closed_ns or None, this_host())
-        try:
-            os.link(staged.path, data)
-            conflict = await trio.to_thread.run_sync(
-                lambda: describe(
-                    data,
-                    path=None if key is None else path_of(key),
-                    reason=reason,
-                    kept=kept,
-                    winner=None if winner is None else _version(winner),
-                )
+
+        def keep() -> Conflict:
+            take(staged.path, data)
+            return describe(
+                data,
+                path=None if key is None else path_of(key),
+                reason=reason,
+                kept=kept,
+                winner=None if winner is None else _version(winner),
             )
+
+        try:
+            conflict = await trio.to_thread.run_sync(keep)
         except OSError as exc:
             data.unlink(missing_ok=True)  # the staged file has them still, for the next attempt
             raise ExaifsError(f"the bytes that lost a conflict cannot be kept: {exc}") from exc
-        staged.close()
         self._tell(conflict)
 
     async def keep_theirs(self, record: ObjectRecord, reason: str, staged: Staged | None) -> None:

@@ -66,13 +66,17 @@ class Contest:
         self._on_change = on_change
 
     async def find(self, inode: Inode) -> ObjectRecord | None:
-        """Return what another host has put under an inode's key; asked only if there may be something."""
+        """Return what another host has put under an inode's key; asked only if there may be something.
+
+        What is there already may have been replaced since the feed was last read: a request for each
+        overwrite, so that none of another host's bytes are lost. A new name is free as far as is known.
+        """
         staged, key = inode.staged, inode.entry.key
         assert staged is not None
-        replaced = self._is_replaced(inode)
+        replaces = not inode.entry.pending or self._is_replaced(inode)
         # What was kept may have waited long; of a name that was made here answers change nothing.
         waited = staged.ever_kept or staged.predecessor is not None
-        if not (replaced or waited or self._index.take_contested(key)):
+        if not (self._index.take_contested(key) or replaces or waited):
             return None
         record = (await self._remote.catalog.stat([key])).get(key)
         return record if record is not None and await self.is_foreign(inode, staged, record) else None

@@ -75,6 +75,7 @@ class Publisher:
         self._claims = core.claims
         self._outbox = core.changes.outbox
         self._keeper = keeper
+        self._conflicts = conflicts
         self._policy = policy
         self._limit = limit
         self._on_change = on_change
@@ -192,7 +193,9 @@ class Publisher:
                     return  # a name that stood for another file by now was removed; see `Remover.abandon`
                 if self._outbox.overlaps(inode.entry.key):
                     raise Busy("an earlier change of its name waits to be carried out")
-                self._take_on(inode, draft, await self._send(inode, draft, there))
+                record = await self._send(inode, draft, there)
+                await self._keep_overtaken(inode, draft, record)
+                self._take_on(inode, draft, record)
         except DamagedBytes:
             await self._contest.set_aside(inode, staged, _DAMAGED)
             raise
@@ -226,13 +229,18 @@ class Publisher:
         for scope in self._sending:
             scope.cancel()
 
+    async def _keep_overtaken(self, inode: Inode, draft: Draft, record: ObjectRecord) -> None:
+        """Keep a copy of bytes that another host, not seeing them, replaced before the answer came."""
+        if record.sha256 != draft.upload.sha256:
+            why = "another host wrote the file at the same time; its file stands"
+            await self._conflicts.keep_copy(draft.staged, inode.entry.key, why, record)
+
     def _take_on(self, inode: Inode, draft: Draft, record: ObjectRecord) -> None:
         """The bucket has it: the inode keeps its number and shows the new version."""
         staged, upload = draft.staged, draft.upload
         entry = own_write(inode.entry, record)
         if record.sha256 != upload.sha256:
             # Another host has written since. The feed will tell; until then this inode has its own bytes.
-            _log.warning("another host wrote this file at the same time", path=path_of(entry.key))
             entry = replace(
                 entry,
                 version=f"replaced-{upload.write_id}",
