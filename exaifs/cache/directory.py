@@ -131,11 +131,20 @@ def unsent_elsewhere(directory: Path) -> dict[Path, int]:
         place = log.parent.parent
         if place == directory or holder_of(place / LOCK_NAME) is not None:
             continue
-        with suppress(OSError, JournalError):
-            waiting = len(read_journal(log.parent).records)
-            if waiting:
-                found[place] = waiting
+        if waiting := unsent_in(place):
+            found[place] = waiting
     return found
+
+
+def unsent_in(directory: Path) -> int:
+    """Count the files and changes that wait in a bucket's cache directory; 0 if that cannot be told.
+
+    Args:
+        directory: of a bucket whose daemon has ended.
+    """
+    with suppress(OSError, JournalError):
+        return len(read_journal(directory / JOURNAL).records)
+    return 0
 
 
 def _lock(descriptor: int, directory: Path, mountpoint: Path) -> None:

@@ -136,6 +136,24 @@ def test_a_container_that_is_stopped(host: Host, proxy: Proxy, mount_environment
     assert_all_there(host, mount_environment)
 
 
+def test_umount_says_what_is_not_sent(host: Host, proxy: Proxy, mount_environment: dict[str, str]) -> None:
+    """It unmounts all the same: the next mount sends what Supabase did not take in time."""
+    host.environment["EXAIFS_DRAIN_TIMEOUT_S"] = "2"
+    host.start()
+    host.tree()
+    proxy.hang()
+    within(120, lambda: (host.path / "unsent").write_bytes(b"kept"))
+    code, output = exaifs(host.environment, "umount", str(host.path), timeout_s=240)
+    assert (code, "not in Supabase yet: 1 change, kept in" in output) == (0, True), output
+    assert host.daemon.wait(120) == 0
+    proxy.clear()
+    host.start()
+    host.wait_sent()
+    with BucketClient.open(mount_environment, mount_environment["SUPABASE_URL"]) as client:
+        assert client.get("unsent") == b"kept"
+    host.daemon.stop()
+
+
 def test_unmounting_with_open_files(host: Host, proxy: Proxy, mount_environment: dict[str, str]) -> None:
     """A plain unmount is refused while files are open; a lazy one keeps them usable, and their bytes."""
     host.start()
