@@ -279,10 +279,10 @@ async def test_a_rename_of_a_file_whose_upload_had_no_answer_leaves_nothing_behi
         await paths.create("b", b"replaced")
         server.inject("commit", Unreachable("the answer was lost"))
         await paths.overwrite("a", b"newer")
-        await paths.rename("a", "b")
         assert server.bucket.objects["a"].data == b"newer"
         server.inject("remove", Unreachable("lost"))
         server.inject("remove", Unreachable("lost again"))
+        await paths.rename("a", "b")
         assert await paths.fs.drain(60) == 0
         await follow(paths)
         assert await paths.ls() == ["b"]
