@@ -366,7 +366,7 @@ class FileService:
         return NotFound(f"no file {name!r} in the bucket {self._remote.bucket}")
 
 
-def _is_file_id(text: str) -> bool:
+def _is_file_id(text: object) -> bool:
     """Tell whether this can be an id; the database is asked for no other."""
     return isinstance(text, str) and _FILE_ID.fullmatch(text) is not None
 
