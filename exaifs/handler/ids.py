@@ -65,9 +65,8 @@ class FileIds:
         """
         service = self.check(provider)
         await self._cache.borrow(file.ref)
-        value, changed = await service.value(file, provider, refresh=refresh, progress=progress)
-        stored = stored_id((changed or file).provider_file_ids.get(provider))
-        return stored if stored is not None and stored.id == value.decode() else StoredId(value.decode())
+        stored, _ = await service.id_of(file, provider, refresh=refresh, progress=progress)
+        return stored
 
     def stored(self, file: ObjectRecord) -> dict[str, StoredId]:
         """Return the ids of a file that are surely good, by provider; nobody is asked."""

@@ -131,15 +131,13 @@ class ProviderOps:
     async def file_id(self, path: str, *, refresh: bool) -> dict[str, Any]:
         """Get a file's id, uploading it if need be."""
         file = await self._file(path)
-        value, record = await self._service.value(file, self._settings.name, refresh=refresh)
-        stored = stored_id((record or file).provider_file_ids.get(self._settings.name))
-        known = stored is not None and stored.id == value.decode()
+        stored, _ = await self._service.id_of(file, self._settings.name, refresh=refresh)
         return {
             "path": path,
             "provider": self._settings.name,
-            "id": value.decode(),
-            "uri": stored.uri if known and stored is not None else None,
-            "expires_at": to_time(stored.expires_at) if known and stored is not None else None,
+            "id": stored.id,
+            "uri": stored.uri,
+            "expires_at": to_time(stored.expires_at),
         }
 
     async def check_key(self) -> None:

@@ -159,18 +159,35 @@ class ProviderService:
             RemoteError: the row cannot be asked or changed.
         """
         name, _, part = attribute.partition(".")
+        if part:
+            return self._part(self._worker(name), file, part), None
+        found, record = await self.id_of(file, name, is_owner=is_owner, refresh=refresh, progress=progress)
+        return found.id.encode(), record
+
+    async def id_of(
+        self,
+        file: ObjectRecord,
+        name: str,
+        *,
+        is_owner: bool = True,
+        refresh: bool = False,
+        progress: Progress | None = None,
+    ) -> Result:
+        """Return an id with all that is known of it, and the file's record; else as `value`.
+
+        An id may be good while no row has it: the row keeps another account's, or Supabase is away.
+        """
+        worker = self._worker(name)
+        stored = None if refresh else self._ready(name, file)
+        if stored is not None:
+            return stored, None
+        return await self._resolve(worker, file, is_owner=is_owner, refresh=refresh, progress=progress)
+
+    def _worker(self, name: str) -> Worker:
         worker = self._workers.get(name)
         if worker is None:
             raise NoAttribute(f"no provider {name!r} is configured")
-        if part:
-            return self._part(worker, file, part), None
-        stored = None if refresh else self._ready(name, file)
-        if stored is not None:
-            return stored.id.encode(), None
-        found, record = await self._resolve(
-            worker, file, is_owner=is_owner, refresh=refresh, progress=progress
-        )
-        return found.id.encode(), record
+        return worker
 
     def _part(self, worker: Worker, file: ObjectRecord, part: str) -> bytes:
         name = worker.settings.name

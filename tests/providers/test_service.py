@@ -586,6 +586,21 @@ async def test_supabase_away_after_the_upload(
 # who may, and what else is stored
 
 
+async def test_what_is_known_of_an_id_that_no_row_has(
+    gemini: ProviderServer, providers: Providers, supabase: DoubleServer
+) -> None:
+    """Requests to Gemini name a file by its address: that is told, also while only this process has it."""
+    async with providers.host(supabase.remote()) as host:
+        await host.put("a.txt", DATA)
+        file = await host.file("a.txt")
+        supabase.inject("set_provider_id", Unreachable("away"))
+        found, record = await host.service.id_of(file, "gemini")
+        assert record is None
+        assert found.uri is not None
+        assert found.expires_at is not None
+    assert gemini.counts["upload"] == 1
+
+
 async def test_only_the_owner_sends(
     kimi: ProviderServer, providers: Providers, supabase: DoubleServer
 ) -> None:
