@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from exaifs.errors import ConfigError
 from exaifs.providers.errors import ProviderKeyMissing
 from exaifs.providers.failures import failure
 from exaifs.providers.records import StoredId, from_time, is_id, stored_id, to_time
-from exaifs.providers.settings import BUILT_IN, load_providers
+from exaifs.providers.settings import BUILT_IN, ProvidersConfig, ProviderSettings, load_providers
 from tests.providers.emulator import KEY
 
 
@@ -74,6 +75,18 @@ def test_any_compatible_provider_by_a_few_lines(tmp_path: Path) -> None:
     assert config.provider["qwen"].base_url == "https://example.com/v1"
     assert config.provider["kimi"].host == "api.moonshot.cn"
     assert config.provider["kimi"].account_of("any key") == "team"
+
+
+def test_the_example_in_the_readme(tmp_path: Path) -> None:
+    """It is what an operator copies, so it is taken; and it names settings that there are."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    [example] = re.findall(r"```toml\n(.*?)```", readme, re.DOTALL)
+    config = load_providers(write(tmp_path, example))
+    assert config is not None
+    assert list(config.provider) == ["kimi", "deepseek"]
+    known = ProviderSettings.model_fields.keys() | ProvidersConfig.model_fields.keys()
+    named = set(re.findall(r"\b[a-z]+(?:_[a-z]+)+\b", example.replace("user_data", "")))
+    assert named <= known
 
 
 def test_keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
