@@ -283,6 +283,8 @@ class UnifiedFileHandler:
     async def search_files(self, query: str, limit: int = 100, cursor: str | None = None) -> FilePage:
         """Return a page of the files that a query finds, whatever the case of its letters.
 
+        Every character stands for itself: `*`, `%` and `_` find names that have them.
+
         Args:
             query: a part of the name, or the start of the MIME type ("image/"), or the start of the SHA-256
                 (4 digits or more).

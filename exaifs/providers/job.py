@@ -271,6 +271,10 @@ class Worker:
         for key in [key for key, stored in self._ours.items() if stored.id == file_id]:
             self._unsaved.discard(self._ours.pop(key).id)
 
+    def ours(self, file: ObjectRecord, account: str | None) -> StoredId | None:
+        """Return what was uploaded from here for a content, whether or not a row has it."""
+        return self._ours.get((file.sha256 or "", account or "", self.purpose(file)))
+
     def forget_unsaved(self, file: ObjectRecord) -> None:
         """Forget what is known of a content without its row."""
         for stored in [stored for key, stored in self._ours.items() if key[0] == file.sha256]:

@@ -194,11 +194,11 @@ class ProviderService:
         if part == "error":
             value = self._failures.described(_subject(worker, file))
         else:
+            account = _account(worker.settings)
             stored = stored_id(file.provider_file_ids.get(name))
-            good = stored is not None and stored.fits(
-                file.sha256, _account(worker.settings), worker.purpose(file)
-            )
-            value = _parts(stored).get(part) if stored is not None and good else None
+            if stored is None or not stored.fits(file.sha256, account, worker.purpose(file)):
+                stored = worker.ours(file, account)
+            value = None if stored is None else _parts(stored).get(part)
         if value is None:
             raise NoAttribute(f"{name} has no {part} for this file")
         return value

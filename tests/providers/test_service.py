@@ -598,6 +598,9 @@ async def test_what_is_known_of_an_id_that_no_row_has(
         assert record is None
         assert found.uri is not None
         assert found.expires_at is not None
+        assert await host.read("a.txt", "gemini.uri") == found.uri
+        with pytest.raises(NoAttribute):
+            await host.read("a.txt", "gemini.error")
     assert gemini.counts["upload"] == 1
 
 
