@@ -137,7 +137,9 @@ class FileSystem:
             publisher=writes.publisher,
             writer=writes.writer,
             remover=remover,
-            renamer=Renamer(core, directories, markers, remover, writes.keeper),
+            renamer=Renamer(
+                core, directories, markers, remover, keeper=writes.keeper, conflicts=writes.conflicts
+            ),
             keeper=writes.keeper,
             virtual=virtual,
         )

@@ -271,6 +271,22 @@ async def test_a_rename_of_an_open_file_hides_no_conflict(
         assert kept_aside(tmp_path / "cache") == [b"theirs"]
 
 
+@pytest.mark.parametrize("is_free", [True, False], ids=["free name", "over a file"])
+async def test_a_rename_keeps_what_the_feed_has_not_told_yet(
+    server: DoubleServer, mount: Mount, tmp_path: Path, *, is_free: bool
+) -> None:
+    """Another host writes a file a moment before one of ours is renamed there, as editors save."""
+    async with mount() as paths:
+        await paths.create("tmp", b"ours")
+        if not is_free:
+            await paths.create("f", b"old")
+        server.bucket.put("f", b"theirs")
+        await paths.rename("tmp", "f")
+        assert contents(server) == {"f": b"ours"}
+        assert await paths.read("f") == b"ours"
+        assert kept_aside(tmp_path / "cache") == [b"theirs"]
+
+
 async def test_what_was_renamed_and_removed_here_stays_if_another_host_wrote_it(
     server: DoubleServer, mount: Mount
 ) -> None:

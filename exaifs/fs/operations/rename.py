@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from exaifs.cache.names.entries import Entry
 from exaifs.cache.unsent.intents import Move
@@ -26,6 +27,7 @@ from exaifs.errors import (
 from exaifs.fs.core import Core
 from exaifs.fs.operations.markers import Markers
 from exaifs.fs.operations.removal import Remover
+from exaifs.fs.sending.conflicts import Conflicts
 from exaifs.fs.sending.relocation import Relocation
 from exaifs.fs.staged.staging import Staged
 from exaifs.fs.tables.inodes import Inode, locked
@@ -56,7 +58,14 @@ class Renamer:
     """Renames within one mount."""
 
     def __init__(
-        self, core: Core, directories: Directories, markers: Markers, remover: Remover, keeper: Keeper
+        self,
+        core: Core,
+        directories: Directories,
+        markers: Markers,
+        remover: Remover,
+        *,
+        keeper: Keeper,
+        conflicts: Conflicts,
     ) -> None:
         self._index = core.index
         self._table = core.table
@@ -68,6 +77,7 @@ class Renamer:
         self._markers = markers
         self._remover = remover
         self._keeper = keeper
+        self._conflicts = conflicts
         self._relocation = Relocation(core, directories)
 
     async def rename(self, entry: Entry, directory: Inode, new_name: str, flags: int) -> bool:
@@ -240,9 +250,11 @@ class Renamer:
         replaced = target.entry if target is not None and is_stored else None
         dropped = [] if target is None or target.staged is None else target.staged.names
         write_ids = () if target is None or target.staged is None else tuple(target.staged.write_ids)
+        move = Move(source.entry.key, renamed, replaced, write_ids)
         return await self._changes.move(
-            Move(source.entry.key, renamed, replaced, write_ids),
+            move,
             may_replace=not job.flags & RENAME_NOREPLACE,
+            keep=partial(self._conflicts.keep_replaced, move),
             puts=puts_of([(source, renamed)]),
             dropped=dropped,
             undone=puts_of([(source, source.entry)]),

@@ -13,6 +13,7 @@ import trio
 
 from exaifs.cache.data.contents import ContentStore
 from exaifs.cache.unsent.conflicts import Conflict, Version, describe, new_file, this_host
+from exaifs.cache.unsent.intents import Move
 from exaifs.errors import ExaifsError, IntegrityError, Stale
 from exaifs.fs.staged.staging import Staged
 from exaifs.model import ObjectRecord
@@ -90,6 +91,22 @@ class Conflicts:
             data.unlink(missing_ok=True)  # the staged file has them still, for the next attempt
             raise ExaifsError(f"the bytes that lost a conflict cannot be kept: {exc}") from exc
         self._tell(conflict)
+
+    async def keep_replaced(self, move: Move, there: ObjectRecord | None) -> None:
+        """Keep what a rename is about to replace, unless that was replaced here, or is a copy of ours.
+
+        Args:
+            move: the rename.
+            there: what has the new name in the bucket.
+
+        Raises:
+            IntegrityError, ExaifsError: as `keep_theirs`.
+        """
+        if there is None or there.write_id in move.write_ids:
+            return
+        expected = (move.entry, move.replaced)
+        if not any(entry is not None and entry.is_object_of(there) for entry in expected):
+            await self.keep_theirs(there, "replaced by a rename on this host", None)
 
     async def keep_theirs(self, record: ObjectRecord, reason: str, staged: Staged | None) -> None:
         """Keep what another host wrote, before it is replaced from here.

@@ -152,7 +152,7 @@ class Replayer:
             self._conflicts.note(source, "renamed here, but another host has removed it")
             return [source, target], {}
         if record is None:
-            await self._keep_replaced(operation, taken)
+            await self._conflicts.keep_replaced(operation, taken)
             record = await self._carrier.move(source, target, replace=taken is not None)
             if there is not None:
                 self._outbox.carried_along(there, record)
@@ -191,14 +191,6 @@ class Replayer:
         except IntegrityError:
             return False
         return self._contents.sha256_of(there.ref) == taken.sha256
-
-    async def _keep_replaced(self, operation: Move, taken: ObjectRecord | None) -> None:
-        """Keep what is about to be replaced, unless it was replaced here, or is a copy of ours already."""
-        if taken is None or taken.write_id in operation.write_ids:
-            return
-        expected = (operation.entry, operation.replaced)
-        if not any(entry is not None and entry.is_object_of(taken) for entry in expected):
-            await self._conflicts.keep_theirs(taken, "replaced by a rename on this host", None)
 
     async def _take_on(self, number: int, operation: Move, record: ObjectRecord) -> dict[int, Operation]:
         later = self._later(number).get(operation.entry.ino, [])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import structlog
 import trio
@@ -58,6 +58,7 @@ class Carrier:
         *,
         replace: bool,
         may_replace: bool = True,
+        keep: Callable[[ObjectRecord | None], Awaitable[None]] | None = None,
         on_half: Callable[[], None] = lambda: None,
     ) -> ObjectRecord:
         """Give an object another key, and return its record there.
@@ -67,6 +68,7 @@ class Carrier:
             new: where it goes.
             replace: whether an object is known to be there.
             may_replace: whether one that appeared meanwhile is replaced, too.
+            keep: called with what is there before it is replaced; None: somebody has looked.
             on_half: called before the old key may lose its row, while its object is still there.
 
         Raises:
@@ -82,6 +84,8 @@ class Carrier:
                 _log.info("target appeared on another host; replacing it", path=path_of(new))
             else:
                 return await self._record(new)
+        if keep is not None:
+            await keep((await self.look([new])).get(new))
         await self._objects.copy(old, new)
         on_half()
         record = await self._catalog.carry_row(old, new)

@@ -119,6 +119,7 @@ class Changes:
         operation: Move,
         *,
         may_replace: bool,
+        keep: Callable[[ObjectRecord | None], Awaitable[None]],
         puts: Sequence[Put],
         dropped: Sequence[str],
         undone: Sequence[Put],
@@ -128,6 +129,7 @@ class Changes:
         Args:
             operation: from where to where.
             may_replace: whether a file that another host put there meanwhile is replaced.
+            keep: keeps such a file aside before that.
             puts: new states of staged files, in case it waits or is found half-way by a next run.
             dropped: staged files that are of no use then.
             undone: the states that hold again if it fails.
@@ -142,7 +144,12 @@ class Changes:
 
         async def carry_out() -> ObjectRecord:
             return await self.carrier.move(
-                operation.source, key, replace=replaces, may_replace=may_replace, on_half=half.set
+                operation.source,
+                key,
+                replace=replaces,
+                may_replace=may_replace,
+                keep=keep,
+                on_half=half.set,
             )
 
         in_steps = replaces or puts or any(map(self.outbox.knows, dropped))
