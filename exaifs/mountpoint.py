@@ -293,8 +293,9 @@ def unmount(
     crashed = pid is None and _probe(mount.path).error in _DEAD
     detach(mount.path, lazy=lazy or crashed)
     if pid is not None and not wait_for_exit(pid, deadline_s, progress):
+        busy = "still sending files, or programs have some open," if lazy else "still sending files"
         raise MountError(
-            f"unmounted, but the daemon (process {pid}) is still sending files after {deadline_s:.0f} s. "
+            f"unmounted, but the daemon (process {pid}) is {busy} after {deadline_s:.0f} s. "
             "Let it finish; what it cannot send is kept in the cache directory for the next mount."
         )
 

@@ -17,7 +17,15 @@ from pathlib import Path
 
 from exaifs import mountpoint
 from exaifs.cache.localfile import create, read_at, sha256_of_file, write_at
-from exaifs.cache.unsent.conflicts import Conflict, Version, describe, discard, new_file, one_at_a_time
+from exaifs.cache.unsent.conflicts import (
+    Conflict,
+    Version,
+    describe,
+    discard,
+    new_file,
+    one_at_a_time,
+    this_host,
+)
 from exaifs.config import MIB
 from exaifs.errors import ExaifsError, Exists, IntegrityError, IsADirectory, MountError, NotFound
 from exaifs.ops.conflicts import Store, explain_os_error
@@ -138,7 +146,8 @@ def _write_in_place(store: Store, conflict: Conflict, kept: int, digest: str, ta
             return Restored(target, was_identical=True)
         if found.st_size:
             size_bytes = os.fstat(kept).st_size
-            previous = _keep_previous(store, conflict, fd, target, Version(size_bytes, digest))
+            restored = Version(size_bytes, digest, None, this_host())
+            previous = _keep_previous(store, conflict, fd, target, restored)
         try:
             _overwrite(fd, kept)
         except OSError:

@@ -80,8 +80,13 @@ class Store:
                 return conflict
         ids = [conflict.id for conflict in known]
         more = f" and {len(ids) - _NAMED_IDS} more" if len(ids) > _NAMED_IDS else ""
-        there = f"these are: {', '.join(ids[:_NAMED_IDS])}{more}" if ids else "there are none"
-        raise NotFound(f"no conflict {conflict_id!r}; {there}")
+        there = (
+            f"these are: {', '.join(ids[:_NAMED_IDS])}{more}"
+            if ids
+            else f"there are none in {self.directory}"
+        )
+        elsewhere = "" if self.mount else ". One of a mount with another cache directory: --mount DIR"
+        raise NotFound(f"no conflict {conflict_id!r}; {there}{elsewhere}")
 
     def data(self, conflict: Conflict) -> Path:
         """Return the file with a conflict's bytes."""
@@ -188,6 +193,9 @@ def explain_os_error(exc: OSError, doing: str) -> ExaifsError:
     """Return the error of a failed system call, with what was being done and what to do."""
     advice = {
         errno.EROFS: "The mount is read-only: name another place with --to.",
+        errno.EEXIST: "Something else is in the way: name another place with --to.",
+        errno.ENOTDIR: "Something else is in the way: name another place with --to.",
+        errno.ELOOP: "There is a symbolic link now: name another place with --to.",
         errno.ENOSPC: "Free some space, or name another place with --to.",
         errno.EDQUOT: "Free some space, or name another place with --to.",
         errno.EFBIG: "The bucket takes no file of that size: name a place outside with --to.",

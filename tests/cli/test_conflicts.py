@@ -172,7 +172,9 @@ def test_discarding(settings: dict[str, str], keep: Keep, store: Path) -> None:
     assert exaifs("conflicts", "discard", "--yes", "--all", env=settings).stdout == "discarded 2\n"
     assert left(store) == set()
     assert exaifs("conflicts", "discard", "--yes", "--all", env=settings).stdout == "discarded 0\n"
-    assert "there are none" in exaifs("conflicts", "discard", "-y", first.id, env=settings).complaint
+    complaint = exaifs("conflicts", "discard", "-y", first.id, env=settings).complaint
+    assert f"there are none in {store}" in complaint
+    assert "--mount DIR" in complaint
 
 
 @pytest.mark.parametrize(("answer", "code", "files"), [(b"n\n", 130, 2), (b"y\n", 0, 0)])

@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from exaifs.cache.unsent.conflicts import DIRECTORY, Conflict, Version, describe, list_conflicts, new_file
+from exaifs.cache.unsent.conflicts import (
+    DIRECTORY,
+    Conflict,
+    Version,
+    describe,
+    list_conflicts,
+    new_file,
+    this_host,
+)
 from tests.mount.conftest import StoredBytes, exaifs, exaifs_mount
 from tests.support.gate import Gate
 from tests.support.mounts import AWAY, MountedDaemon, status_of
@@ -74,6 +82,8 @@ def test_restored_through_the_mount(
     (previous,) = list_conflicts(store)
     assert previous.path == "d/e.txt"
     assert previous.id in output
+    assert previous.winner is not None
+    assert previous.winner.host == this_host()
     assert (store / f"{previous.id}.data").read_bytes() == b"one\ntwo\n"
 
     code, output = exaifs(mount_environment, "conflicts", "restore", previous.id)
@@ -87,6 +97,11 @@ def test_restored_through_the_mount(
     code, output = exaifs(mount_environment, "conflicts", "restore", same.id)
     assert "has this content already" in output
     assert list_conflicts(store) == []
+    mount.sh("echo file > now-a-file")
+    in_the_way = keep(store, b"one\nzwei\n", "now-a-file/e.txt")
+    code, output = exaifs(mount_environment, "conflicts", "restore", in_the_way.id)
+    assert (code, "name another place with --to" in output) == (1, True), output
+    assert mount.sh("cat now-a-file") == "file\n"
 
 
 def test_a_place_in_a_mount_may_be_named(mount: MountedDaemon, stored: StoredBytes) -> None:
