@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+from structlog.testing import capture_logs
 
 from exaifs.errors import Unreachable
 from exaifs.model import AttributeChange
@@ -391,3 +392,21 @@ async def test_a_name_that_a_directory_left_is_the_objects_after_a_kill(
         await back(server, paths)
         assert await paths.ls() == (["d", "e"] if away == "renamed" else ["d"])
         assert await paths.read("d") == b"object"
+
+
+async def test_thousands_of_unsent_files_do_not_fill_the_log(
+    server: DoubleServer, mount: Mount, killed: Killed
+) -> None:
+    """Some are named, all are counted, and all are there."""
+    async with mount() as paths:
+        await paths.ls()
+        server.online = False
+        for number in range(30):
+            await paths.create(f"f{number}", b"x")
+        killed.now()
+    with capture_logs() as lines:
+        async with mount("killed") as paths:
+            assert len(await paths.ls()) == 30
+    warnings = [line for line in lines if line["log_level"] == "warning"]
+    assert sum(line["event"].startswith("adopted") for line in warnings) == 20
+    assert [line["waiting"] for line in lines if "earlier run" in line["event"]] == [30]

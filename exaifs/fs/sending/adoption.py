@@ -41,6 +41,9 @@ from exaifs.names import OBJECT_MARK, decode_component, path_of, split_key
 
 _log = structlog.get_logger(__name__)
 
+_NAMED = 20
+"""So many unsent files are named in the log of a start; `.exaifs/sync` lists all that wait."""
+
 
 class Adoption:
     """One take-over, before anything is served.
@@ -131,9 +134,8 @@ class Adoption:
         self._adopted[inode.ino] = (number, put)
         self._outbox.take_put(number, put)
         self._sender.note(inode, at_once=True)
-        _log.warning(
-            "adopted a file that was not sent", path=path_of(entry.key), size_bytes=staged.size_bytes
-        )
+        tell = _log.warning if len(self._adopted) <= _NAMED else _log.debug
+        tell("adopted a file that was not sent", path=path_of(entry.key), size_bytes=staged.size_bytes)
 
     def _pass_over(self, number: int, put: Put, exc: OSError) -> None:
         """Go on without bytes that are gone: set aside, or sent, just before the end. Or unreadable."""
