@@ -241,6 +241,35 @@ async def test_the_end_sends_several_files_at_a_time(server: DoubleServer, mount
     assert len(server.bucket.objects) == 20
 
 
+async def test_uploads_that_fail_together_are_one_try(server: DoubleServer, mount: Mount) -> None:
+    """While Supabase is away a drain asks a few times: a cut of a moment leaves nothing unsent."""
+    async with mount() as paths:
+        server.inject("put", Busy("later"), times=40)
+        for number in range(20):
+            await paths.create(f"f{number}", b"%d" % number)
+        server.clear_faults()
+        server.counts.clear()
+        left: list[int] = []
+
+        async def drain() -> None:
+            left.append(await paths.fs.drain(60))
+
+        async with trio.open_nursery() as nursery:
+            with server.hold("put") as gate:
+                nursery.start_soon(drain)
+                await gate.wait_arrived()
+                with trio.fail_after(60):
+                    while server.counts["put"] < 8:  # noqa: ASYNC110 - until all wait at the gate at once
+                        await trio.sleep(0.01)
+                server.online = False
+            with trio.fail_after(60):
+                while not paths.fs.core.contact.offline:  # noqa: ASYNC110 - nothing announces it
+                    await trio.sleep(0.01)
+            await trio.testing.wait_all_tasks_blocked(0.1)
+            server.online = True
+        assert left == [0]
+
+
 async def test_attributes_of_what_waits_to_be_sent_survive(server: DoubleServer, mount: Mount) -> None:
     """A chmod and an attribute set while the bytes wait are sent with them, after a restart too."""
     async with mount(offline_writes="refuse", drain_s=0.2) as paths:

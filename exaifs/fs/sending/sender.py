@@ -265,7 +265,8 @@ class Sender:
     def _failed(self, exc: Exception, attempts: int) -> float:
         """Take notice of a failure and return when to try that thing again."""
         self._contact.note(exc)
-        if self._contact.offline:
+        # What was under way at once fails at once: that is one try, after which a drain does not end.
+        if self._contact.offline and trio.current_time() >= self._pause_until:
             self._failures += 1
             self._pause_until = trio.current_time() + _backoff_s(self._failures)
         if not is_away(exc) and isinstance(exc, ExaifsError):
