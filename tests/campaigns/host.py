@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +21,7 @@ from tests.campaigns.looking import BucketClient, bucket_differences, mounted_tr
 from tests.campaigns.workload import DEAD, Plan, is_unknown
 from tests.campaigns.worlds import ImpossibleError, Node, Outcome, Worlds
 from tests.conftest import PATIENT
-from tests.support.mounts import REPOSITORY, MountedDaemon, MountError, within
+from tests.support.mounts import REPOSITORY, MountedDaemon, MountError, wait_until, within
 
 QUICK = {
     "EXAIFS_REQUEST_TIMEOUT_S": "0.8",
@@ -33,6 +34,7 @@ QUICK = {
 _FEED_DEADLINE_S = 60.0
 _LOOKS = 5
 _STARTS = 10
+_ANSWER_S = 30.0
 
 
 class Host:
@@ -143,6 +145,9 @@ class Host:
             except OSError as exc:
                 if exc.errno != errno.EIO:
                     raise
+                # Until it is asked again, what was never listed is an error at once.
+                with suppress(TimeoutError):
+                    wait_until(lambda: self.status()["state"] != "offline", _ANSWER_S, "an answer")
         return within(120, lambda: mounted_tree(self.path / below, content=content))
 
     def tail(self, lines: int = 60) -> str:
