@@ -119,7 +119,7 @@ class Host:
         files = int(queue["dirty_open"]) + int(queue["waiting"])
         return max(files, self.left_behind())
 
-    def wait_sent(self, deadline_s: float = 60.0) -> None:
+    def wait_sent(self, deadline_s: float = 120.0) -> None:
         """Wait until nothing is left to send, and Supabase answers."""
         end = time.monotonic() + deadline_s
         while True:
