@@ -410,3 +410,32 @@ async def test_thousands_of_unsent_files_do_not_fill_the_log(
     warnings = [line for line in lines if line["log_level"] == "warning"]
     assert sum(line["event"].startswith("adopted") for line in warnings) == 20
     assert [line["waiting"] for line in lines if "earlier run" in line["event"]] == [30]
+
+
+@pytest.mark.parametrize("keeps_metadata", [True, False])
+async def test_an_upload_without_an_answer_is_ours_after_a_kill(
+    server: DoubleServer, mount: Mount, killed: Killed, *, keeps_metadata: bool
+) -> None:
+    """It was renamed since, and looks newer than the close after it: that one is sent, and no conflict."""
+    server.bucket.keeps_metadata = keeps_metadata
+    async with mount() as paths:
+        await paths.mkdir("d")
+        server.inject("commit", Unreachable("the answer was lost"))
+        await paths.create("d/f", b"first")
+        server.online = False
+        await paths.rename("d", "e")
+        async with paths.open("e/f", os.O_WRONLY | os.O_APPEND) as handle:
+            await paths.fs.files.write(handle, 5, b" second")
+        with server.hold("stat"):
+            server.online = True
+            paths.fs.writes.sender.hurry()
+            with trio.fail_after(60):
+                while "e/f" not in server.bucket.objects:  # noqa: ASYNC110 - no event tells
+                    await trio.sleep(0.01)
+            killed.now()
+            server.online = False
+    async with mount("killed") as paths:
+        await back(server, paths)
+        assert server.bucket.objects["e/f"].data == b"first second"
+        assert await paths.read("e/f") == b"first second"
+        assert killed.kept() == []

@@ -76,6 +76,7 @@ def intents(draw: st.DrawFn) -> Intent:
                 draw(write_ids),
                 draw(st.integers(0, 2**62)),
                 draw(st.booleans()),
+                draw(st.just({}) | st.just({"ef" * 32: 5})),
             )
         case kind if kind is Remove:
             return Remove(draw(entries(("file", "symlink"))), draw(write_ids))
@@ -171,7 +172,14 @@ def test_an_intent_is_about_keys(intent: Intent) -> None:
 
 @pytest.mark.parametrize(
     ("what", "value"),
-    [("op", "shred"), ("staged", "../../etc/passwd"), ("staged", ""), ("entry", {}), ("size_bytes", "x")],
+    [
+        ("op", "shred"),
+        ("staged", "../../etc/passwd"),
+        ("staged", ""),
+        ("entry", {}),
+        ("size_bytes", "x"),
+        ("sent", 1),
+    ],
 )
 def test_what_is_not_understood_is_refused(what: str, value: object) -> None:
     """Another version wrote it, or somebody by hand: no file outside `staging/` is ever named."""

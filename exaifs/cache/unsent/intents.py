@@ -32,6 +32,7 @@ class Put:
         write_ids: of the uploads that were tried.
         closed_ns: when close(2), or fsync(2), was answered; by it the last close wins.
         acknowledged: whether it was answered with success: else another host's file is never replaced.
+        sent: SHA-256 and size in bytes of what they may have left, for servers that keep no write ids.
     """
 
     entry: Entry
@@ -41,6 +42,7 @@ class Put:
     write_ids: Sequence[str] = ()
     closed_ns: int = 0
     acknowledged: bool = True
+    sent: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +189,7 @@ def to_record(intent: Intent) -> Record:
                 "write_ids": list(intent.write_ids),
                 "closed_ns": intent.closed_ns,
                 "acknowledged": intent.acknowledged,
+                "sent": dict(intent.sent),
             }
         case Move():
             replaced = intent.replaced
@@ -227,6 +230,7 @@ def from_record(record: Record) -> Intent:
                 tuple(str(write_id) for write_id in record["write_ids"]),
                 int(record["closed_ns"]),
                 bool(record["acknowledged"]),
+                {str(sha256): int(size) for sha256, size in dict(record.get("sent", {})).items()},
             )
         case "remove":
             write_ids = tuple(str(write_id) for write_id in record["write_ids"])

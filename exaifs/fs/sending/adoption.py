@@ -121,7 +121,7 @@ class Adoption:
         except OSError as exc:
             self._pass_over(number, put, exc)
             return
-        staged.resume(put.write_ids)
+        staged.resume(put.write_ids, put.sent)
         staged.acknowledged, staged.closed_ns = put.acknowledged, put.closed_ns
         staged.expected_sha256 = put.sha256
         staged.sealed = True

@@ -14,7 +14,7 @@ import errno
 import os
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -151,8 +151,9 @@ class Staged:
         """Whether a record of this file, perhaps of older bytes, is in the journal."""
         return self._kept_generation >= 0
 
-    def resume(self, write_ids: Sequence[str]) -> None:
+    def resume(self, write_ids: Sequence[str], sent: Mapping[str, int]) -> None:
         """Go on with the uploads of an earlier run: the newest was of the present bytes."""
+        self.sent = dict(sent)
         self.write_ids = list(write_ids)
         if self.write_ids:
             self._identified = self.generation

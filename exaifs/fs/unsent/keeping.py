@@ -136,4 +136,5 @@ def put_of(entry: Entry, staged: Staged) -> Put:
         write_ids=tuple(staged.write_ids),
         closed_ns=staged.closed_ns,
         acknowledged=staged.acknowledged,
+        sent=dict(staged.sent),
     )
