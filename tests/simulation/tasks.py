@@ -148,7 +148,16 @@ class Task:
         self._may_fill = may_fill
         self._verbs = (
             *(self._write, self._write, self._write, self._read, self._unlink, self._rename, self._append),
-            *(self._mark, self._mark, self._cut, self._hold, self._hold, self._stat, self._list),
+            *(
+                self._mark,
+                self._mark,
+                self._cut,
+                self._hold,
+                self._hold,
+                self._hold,
+                self._stat,
+                self._list,
+            ),
         )
 
     async def step(self) -> None:
@@ -160,7 +169,7 @@ class Task:
                 await self._make()
             elif not usable or self._chance.random() < 0.1:
                 await self._rename_all()
-            elif private.held is not None and self._chance.random() < 0.5:
+            elif private.held is not None and self._chance.random() < 0.6:
                 verb = choose(
                     self._chance, [self._poke, self._poke, self._fsync, self._reread, self._close]
                 )

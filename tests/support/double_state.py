@@ -76,6 +76,8 @@ class BucketState:
         """Told the file id, and the key before and after, when a row is written, moved or deleted."""
         self.is_guarded: Callable[[str], bool] = lambda _: False
         """Whether the object at a key is kept from being deleted now."""
+        self.is_logged = True
+        """Whether the trigger is there; see `break_log`."""
         self._log: list[str] = []
         self._trimmed = 0
         self._ids = 0
@@ -125,7 +127,7 @@ class BucketState:
         if row is not None:
             self.rows[target] = row
             self.on_place(row.file_id, source, target)
-        self._log += [source, target]
+        self._note(source, target)
 
     def remove(self, keys: Sequence[str]) -> None:
         """Delete what exists of the keys, with the rows.
@@ -136,7 +138,7 @@ class BucketState:
         kept = [key for key in keys if self.is_guarded(key)]
         for key in keys:
             if key not in kept and self.objects.pop(key, None) is not None:
-                self._log.append(key)
+                self._note(key)
                 row = self.rows.pop(key, None)
                 if row is not None:
                     self.on_place(row.file_id, key, None)
@@ -171,7 +173,7 @@ class BucketState:
         if upload:
             row.posix = merged(row.posix, upload.posix)
             row.xattrs = dict(upload.xattrs)
-        self._log.append(key)
+        self._note(key)
         self.on_place(row.file_id, None, key)
 
     # records
@@ -218,7 +220,7 @@ class BucketState:
             row.sha256, row.write_id = upload.sha256, upload.write_id
             row.posix = merged(row.posix, upload.posix)
             row.xattrs = dict(upload.xattrs)
-            self._log.append(key)
+            self._note(key)
         if row.write_id == upload.write_id:
             row.local_cache_path = local_cache_path or row.local_cache_path
         return self.record(key)
@@ -231,7 +233,7 @@ class BucketState:
             row.posix = merged(row.posix, patch.posix)
         row.xattrs = {name: value for name, value in row.xattrs.items() if name not in patch.drop_xattrs}
         row.xattrs.update(patch.set_xattrs)
-        self._log.append(key)
+        self._note(key)
         return self.record(key)
 
     def carry_row(self, source: str, target: str) -> ObjectRecord:
@@ -247,7 +249,7 @@ class BucketState:
                 row.provider_file_ids, row.local_cache_path = {}, None
             self.rows[target] = row
             self.on_place(row.file_id, source, target)
-            self._log += [source, target]
+            self._note(source, target)
         return self.record(target)
 
     def touch(self, key: str, count: int, last_ns: int) -> None:
@@ -261,7 +263,7 @@ class BucketState:
 
     def log_row(self, key: str) -> None:
         """Log that a row changed."""
-        self._log.append(key)
+        self._note(key)
 
     # lists
 
@@ -307,6 +309,16 @@ class BucketState:
     def cursor(self) -> str:
         """Where the change feed stands now."""
         return str(self._trimmed + len(self._log))
+
+    def _note(self, *keys: str) -> None:
+        if self.is_logged:
+            self._log += keys
+
+    def break_log(self) -> None:
+        """Set the trigger again after it was gone: cursors from before have missed something."""
+        self.is_logged = True
+        self.trim_log()
+        self._trimmed += 1
 
     def trim_log(self) -> None:
         """Forget all logged changes, as the server's janitor does with old ones."""
