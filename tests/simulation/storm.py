@@ -44,8 +44,11 @@ FAR = {name: name.encode() * 9 for name in ("x", "deep/y", "deep/down/z")}
 
 FAR_NAMES = ("s/far", "s/near")
 FAR_BELOW = ("", "", "deep/", "deep/down/")
-SHARED_BYTES = 60
-"""All shared contents are as long, so that two writers of one mount cannot blend: the later covers all."""
+SHARED_BYTES = {"one": 60, "two": 64}
+"""All shared contents of a mount are as long, so that two writers of it cannot blend: the later covers all.
+
+Those of the other are not: a server that drops metadata takes an object of the same size for one's own.
+"""
 
 PACE_S = 1.0
 OPERATIONS = 12
@@ -225,7 +228,7 @@ class Storm:
         for _ in range(OPERATIONS):
             await trio.sleep(self.chance.uniform(0, 3))
             if private.also is not None or self.chance.random() < 0.35:
-                await self._shared(kernel)
+                await self._shared(kernel, SHARED_BYTES[private.path[:3]])
             else:
                 await task.step()
         await task.finish()
@@ -242,7 +245,7 @@ class Storm:
 
     # -- what everybody does -----------------------------------------------------------------------
 
-    async def _shared(self, kernel: Kernel) -> None:
+    async def _shared(self, kernel: Kernel, size: int) -> None:
         path, other = choose(self.chance, SHARED), choose(self.chance, SHARED)
         verb = choose(
             self.chance,
@@ -252,7 +255,7 @@ class Storm:
             ],
         )
         try:
-            await self._chaos(kernel, verb, path, other)
+            await self._chaos(kernel, verb, path, other, size)
         except ExaifsError as exc:
             if not (is_trouble(exc) or isinstance(exc, OUTDATED)):
                 raise
@@ -260,10 +263,12 @@ class Storm:
         else:
             self.note(f"{verb} {path} {other}")
 
-    async def _chaos(self, kernel: Kernel, verb: str, path: str, other: str) -> None:  # noqa: C901 - a table
+    async def _chaos(  # noqa: C901 - a table
+        self, kernel: Kernel, verb: str, path: str, other: str, size: int
+    ) -> None:
         match verb:
             case "make" | "write" | "read":
-                await self._touch(kernel, verb, path)
+                await self._touch(kernel, verb, path, size)
             case "unlink":
                 await kernel.unlink(path)
             case "rename":
@@ -275,9 +280,9 @@ class Storm:
             case "ls":
                 await kernel.ls("s")
             case "link":
-                await kernel.symlink(self._fresh(SHARED_BYTES).decode(), path)
+                await kernel.symlink(self._fresh(size).decode(), path)
             case "precious":
-                await self._keep_precious(kernel)
+                await self._keep_precious(kernel, size)
             case "far":
                 await self._move_far(kernel)
             case _:
@@ -294,9 +299,9 @@ class Storm:
             await kernel.ls(old)
         await kernel.rename(old, new)
 
-    async def _keep_precious(self, kernel: Kernel) -> None:
+    async def _keep_precious(self, kernel: Kernel, size: int) -> None:
         """Make a file that everybody leaves alone; only the directories above it are renamed."""
-        data = self._fresh(SHARED_BYTES)
+        data = self._fresh(size)
         path = f"{choose(self.chance, FAR_NAMES)}/{choose(self.chance, FAR_BELOW)}{self._tag}"
         handle, ino = await kernel.create(path)
         try:
@@ -307,7 +312,7 @@ class Storm:
         finally:
             await kernel.release(handle, ino)
 
-    async def _touch(self, kernel: Kernel, verb: str, path: str) -> None:
+    async def _touch(self, kernel: Kernel, verb: str, path: str, size: int) -> None:
         if verb == "make":
             handle, ino = await kernel.create(path)
         else:
@@ -320,7 +325,7 @@ class Storm:
                 data = await kernel.read_all(handle)
                 assert data in self.versions, f"{path}: {data!r} never was"
             else:
-                await kernel.fs.files.write(handle, 0, self._fresh(SHARED_BYTES))
+                await kernel.fs.files.write(handle, 0, self._fresh(size))
                 await kernel.fs.files.flush(handle)
         finally:
             await kernel.release(handle, ino)
