@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import trio
@@ -12,6 +13,7 @@ from exaifs.errors import Busy, Stale, Unreachable
 from exaifs.model import AttributeChange
 from exaifs.names import PLACEHOLDER
 from tests.fs.conftest import Mount
+from tests.fs.scenes import kept_aside
 from tests.support.descriptors import open_descriptors
 from tests.support.double import DoubleServer
 from tests.support.paths import CALLER, Paths, follow
@@ -277,12 +279,16 @@ async def test_a_rename_of_a_file_whose_upload_had_no_answer_leaves_nothing_behi
     async with mount() as paths:
         await paths.create("a", b"old")
         await paths.create("b", b"replaced")
-        server.inject("commit", Unreachable("the answer was lost"))
-        await paths.overwrite("a", b"newer")
+        async with trio.open_nursery() as nursery:
+            with server.hold("commit") as gate:
+                nursery.start_soon(paths.overwrite, "a", b"newer")
+                await gate.wait_arrived()
+                server.online = False
+        await paths.rename("a", "b")
         assert server.bucket.objects["a"].data == b"newer"
         server.inject("remove", Unreachable("lost"))
         server.inject("remove", Unreachable("lost again"))
-        await paths.rename("a", "b")
+        server.online = True
         assert await paths.fs.drain(60) == 0
         await follow(paths)
         assert await paths.ls() == ["b"]
@@ -328,12 +334,13 @@ async def test_a_listing_leaves_a_directory_alone_whose_attributes_wait(
     """It has those that were acknowledged, whatever its marker says until it has them, too."""
     async with mount() as paths:
         await paths.mkdir("d")
-        server.inject("patch", Busy("later"), times=2)
+        server.inject("patch", Busy("later"), times=1000)
         await paths.setattr("d", AttributeChange(mode=0o700))
         await paths.setxattr("d", "user.k", b"1")
         await _doubted(paths)
         assert (await paths.stat("d")).mode & 0o777 == 0o700
         assert await paths.getxattr("d", "user.k") == b"1"
+        server.clear_faults()
         assert await paths.fs.drain(60) == 0
         await follow(paths)
         assert (await paths.stat("d")).mode & 0o777 == 0o700
@@ -346,13 +353,14 @@ async def test_a_listing_does_not_bring_back_a_directory_whose_removal_waits(
     async with mount() as paths:
         await paths.mkdir("d")
         await paths.mkdir("e")
-        server.inject("remove", Busy("later"), times=2)
+        server.inject("remove", Busy("later"), times=1000)
         await paths.rmdir("d")
         await paths.rmdir("e")
         server.bucket.put("e/theirs", b"1")
         server.bucket.trim_log()
         await _doubted(paths)
         assert "d" not in await paths.ls()
+        server.clear_faults()
         assert await paths.fs.drain(60) == 0
         await follow(paths)
         assert await paths.ls() == ["e"]
@@ -367,11 +375,12 @@ async def test_a_listing_does_not_take_away_a_directory_whose_marker_waits(
     async with mount() as paths:
         assert await paths.ls("d") == ["f"]
         ino = (await paths.stat("d")).ino
-        server.inject("put", Busy("later"), times=2)
+        server.inject("put", Busy("later"), times=1000)
         await paths.unlink("d/f")
         assert list(server.bucket.objects) == []
         await _doubted(paths)
         assert (await paths.stat("d")).ino == ino
+        server.clear_faults()
         assert await paths.fs.drain(60) == 0
         await follow(paths)
         assert (await paths.stat("d")).ino == ino
@@ -423,3 +432,36 @@ async def test_a_rename_that_fails_after_all_was_moved_leaves_its_name_to_the_ob
                 gate.open()
         assert await paths.ls() == ["d", "e"]
         assert await paths.read("d") == b"object"
+
+
+async def test_another_clients_file_of_the_same_size_is_none_of_ours(
+    server: DoubleServer, mount: Mount, tmp_path: Path
+) -> None:
+    """Our uploads were answered: what has no hash and the size of one of them replaces the name at once."""
+    async with mount() as paths:
+        async with paths.open("f", os.O_RDWR | os.O_CREAT | os.O_EXCL) as handle:
+            await paths.fs.files.write(handle, 0, b"first")
+            await paths.fs.files.flush(handle)
+            await paths.fs.files.write(handle, 0, b"again")
+            server.bucket.put("f", b"their")
+            await follow(paths)
+            assert await paths.read("f") == b"their"
+        assert await paths.read("f") == b"again"
+        assert server.bucket.objects["f"].data == b"again"
+    assert kept_aside(tmp_path / "cache") == [b"their"]
+
+
+async def test_another_clients_file_that_may_be_ours_is_compared_before_it_is_replaced(
+    server: DoubleServer, mount: Mount, tmp_path: Path
+) -> None:
+    """An upload had no answer, and then somebody put a file of its size there: its bytes are kept."""
+    async with mount() as paths:
+        await paths.create("f", b"old")
+        server.inject("put", Unreachable("lost"))
+        await paths.overwrite("f", b"first")
+        server.bucket.put("f", b"their")
+        await paths.fs.feed.poll()
+        assert await paths.fs.drain(60) == 0
+        await follow(paths)
+    kept = kept_aside(tmp_path / "cache")
+    assert {server.bucket.objects["f"].data, *kept} == {b"first", b"their"}

@@ -309,12 +309,12 @@ class Index(Recency):
 
     # -- for merging answers -----------------------------------------------------------------------
 
-    def is_own(self, known: Entry | None, record: ObjectRecord) -> bool:
-        """Tell whether an object is of an upload from here that had no answer: no other host's file.
+    def is_own(self, known: Entry, record: ObjectRecord) -> bool:
+        """Tell whether an object is, or may be, of an upload from here that had no answer.
 
-        It is left alone: the name and its inode take it on when it is sent again.
+        It is left alone, and looked at when the file is sent again.
         """
-        return known is not None and not known.same_content(record) and self._is_sent(known.ino, record)
+        return not known.same_content(record) and self._is_sent(known.ino, record)
 
     def write(self, entry: Entry) -> None:
         """Store an entry without marking it as changed here."""

@@ -116,9 +116,9 @@ class _Merge:
     def object(self, record: ObjectRecord) -> None:
         parent, component = split_key(record.key)
         known = self.index.file(parent, component)
-        if self.is_newer(record.key) or self.index.is_own(known, record):
+        if self.is_newer(record.key):
             return
-        if known is not None and known.pending:
+        if known is not None and (known.pending or self.index.is_own(known, record)):
             self.index.contest(record.key)
             return
         if known is None:
@@ -275,8 +275,8 @@ def merge_changes(
             known = index.file(parent, component)
             # Of an unsent file: what the bucket has there may show when that is removed.
             pending = known is not None and known.pending
-            own = change.record is not None and index.is_own(known, change.record)
-            if pending and change.record is not None and not newer:
+            own = known is not None and change.record is not None and index.is_own(known, change.record)
+            if (pending or own) and change.record is not None and not newer:
                 index.contest(change.key)
             if newer or pending or own or index.is_being_listed(change.key):
                 skipped.add(change.key)

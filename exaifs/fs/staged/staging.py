@@ -66,6 +66,8 @@ class Staged:
         """SHA-256 and size of what was sent from here, for servers that keep no write ids."""
         self.tried = False
         """Whether one was begun, so that the bucket may have an object of it."""
+        self.unanswered = False
+        """Whether one was begun, and none succeeded since."""
         self.generation = 0
         """Counts changes, so that a publish can tell whether it sent the newest."""
         self.due_at = 0.0
@@ -113,7 +115,7 @@ class Staged:
         staged.dirty_since_ns = found.st_mtime_ns
         staged.generation = 1
         staged.note_kept(1)
-        staged.tried = True  # who knows
+        staged.tried = staged.unanswered = True  # who knows
         staged.is_proven = False
         staged._digest.lose()
         return staged
@@ -160,11 +162,13 @@ class Staged:
 
     def note_sending(self, sha256: str) -> None:
         """Note that an upload of the present bytes begins: whatever becomes of it, they may arrive."""
-        self.tried = True
+        self.tried = self.unanswered = True
         self.sent[sha256] = self.size_bytes
 
     def is_sent(self, record: ObjectRecord) -> bool:
         """Tell whether an object may be what an upload of these bytes, or earlier ones, has left."""
+        if not self.unanswered:
+            return False
         if record.write_id is None and record.sha256 is None:
             return record.size_bytes in self.sent.values()
         return record.write_id in self.write_ids
@@ -346,7 +350,7 @@ class Staged:
     def _hand_over(self, twin: Staged) -> None:
         twin.dirty_since_ns = self.dirty_since_ns
         twin.write_ids = list(self.write_ids)
-        twin.tried = self.tried
+        twin.tried, twin.unanswered = self.tried, self.unanswered
         twin.sent = dict(self.sent)
         twin.predecessor = self
         twin.generation = self.generation + 1
@@ -389,4 +393,5 @@ class Staged:
             if staged is not None:
                 staged.write_ids[:0] = replaced.write_ids
                 staged.tried |= replaced.tried
+                staged.unanswered |= replaced.unanswered
                 staged.sent |= replaced.sent
