@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from exaifs.errors import Busy, HalfDone, RemoteError, Unreachable
+from exaifs.errors import Busy, HalfDone, NotFound, RemoteError, Unreachable
 from exaifs.model import AttributeChange
 from tests.fs.conftest import Mount
 from tests.fs.scenes import contents, sent
@@ -132,6 +132,30 @@ async def test_a_rename_over_a_file_is_never_left_half_done(
     assert contents(server) == {"old": b"what comes"}
     assert set(server.bucket.rows) == {"old"}
     assert server.bucket.record("old").file_id == file_id
+
+
+async def test_a_move_that_arrives_twice_is_done(server: DoubleServer, mount: Mount) -> None:
+    """The second answer says that there is nothing to move: the file is known by its id where it went."""
+    async with mount() as paths:
+        await paths.create("old", b"1")
+        ino = (await paths.stat("old")).ino
+        server.inject("move", NotFound("no object old"), after=True)
+        await paths.rename("old", "new")
+        assert await paths.ls() == ["new"]
+        assert (await paths.stat("new")).ino == ino
+        assert contents(server) == {"new": b"1"}
+
+
+async def test_a_file_that_is_gone_is_not_taken_for_another_one(server: DoubleServer, mount: Mount) -> None:
+    """What another client put where a file should go, and removed where it was, is no move."""
+    async with mount() as paths:
+        await paths.create("old", b"1")
+        server.bucket.remove(["old"])
+        server.bucket.put("new", b"1")
+        with pytest.raises(NotFound):
+            await paths.rename("old", "new")
+        await follow(paths)
+        assert await paths.ls() == ["new"]
 
 
 async def test_what_was_refused_unasked_leaves_no_doubt(server: DoubleServer, mount: Mount) -> None:

@@ -59,6 +59,7 @@ class Carrier:
         replace: bool,
         may_replace: bool = True,
         keep: Callable[[ObjectRecord | None], Awaitable[None]] | None = None,
+        file_id: str | None = None,
         on_half: Callable[[], None] = lambda: None,
     ) -> ObjectRecord:
         """Give an object another key, and return its record there.
@@ -69,6 +70,7 @@ class Carrier:
             replace: whether an object is known to be there.
             may_replace: whether one that appeared meanwhile is replaced, too.
             keep: called with what is there before it is replaced; None: somebody has looked.
+            file_id: of the file, if known: it goes along.
             on_half: called before the old key may lose its row, while its object is still there.
 
         Raises:
@@ -78,6 +80,8 @@ class Carrier:
         if not replace:
             try:
                 await self._objects.move(old, new)
+            except NotFound:
+                return await self._moved_before(old, new, file_id)
             except Exists:
                 if not may_replace:
                     raise
@@ -90,6 +94,20 @@ class Carrier:
         on_half()
         record = await self._catalog.carry_row(old, new)
         await self._objects.remove([old])
+        return record
+
+    async def _moved_before(self, old: str, new: str, file_id: str | None) -> ObjectRecord:
+        """Return the record of an object that is not where it was, if it is where it should go.
+
+        A network may deliver a request twice: the answer is that of the second.
+
+        Raises:
+            NotFound: another host removed it.
+        """
+        found = await self._catalog.stat([old, new])
+        record = found.get(new)
+        if old in found or record is None or file_id is None or record.file_id != file_id:
+            raise NotFound(f"{path_of(old)} was removed by another host")
         return record
 
     async def _record(self, key: str) -> ObjectRecord:

@@ -149,6 +149,7 @@ class Changes:
                 replace=replaces,
                 may_replace=may_replace,
                 keep=keep,
+                file_id=operation.entry.file_id,
                 on_half=half.set,
             )
 
