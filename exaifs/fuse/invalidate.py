@@ -15,7 +15,8 @@ import pyfuse3
 import structlog
 import trio
 
-from exaifs.fs.upstream.invalidation import Invalidation, Invalidations, StaleName
+from exaifs.fs.upstream.invalidation import Invalidation, Invalidations, StaleAttributes, StaleName
+from exaifs.model import Ino
 
 _log = structlog.get_logger(__name__)
 
@@ -75,6 +76,15 @@ class KernelCache:
         finally:
             with self._lock:
                 self._sending -= 1
+
+
+def forget_attributes(ino: Ino) -> None:
+    """Have the kernel ask for an inode's attributes before it uses them again.
+
+    Unlike other notices this one waits for no lock, so that a handler may send it for an inode that its
+    request holds.
+    """
+    _notify(StaleAttributes(ino))
 
 
 def _notify(invalidation: Invalidation) -> None:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import pyfuse3
 import trio
 
-from exaifs.errors import NotPermitted, NotSupported
+from exaifs.errors import ExaifsError, NotPermitted, NotSupported
+from exaifs.fuse.invalidate import forget_attributes
 from exaifs.fuse.translate import answered, attribute_change, caller, entry_attributes, quiet_errno
 from exaifs.model import Attributes, Handle, Ino
 
@@ -83,7 +84,13 @@ class Operations(pyfuse3.Operations):
     ) -> pyfuse3.EntryAttributes:
         handle = None if fh is None else Handle(fh)
         change = attribute_change(attr, fields)
-        return self._entry(await self._namespace.setattr(Ino(inode), change, handle))
+        try:
+            return self._entry(await self._namespace.setattr(Ino(inode), change, handle))
+        except ExaifsError:
+            # The kernel takes it that nothing was changed; but a file may have its new size, which could
+            # only not be sent. Appending to it at the old one would leave zeros between.
+            forget_attributes(Ino(inode))
+            raise
 
     @answered
     async def readlink(self, inode: int, _ctx: pyfuse3.RequestContext) -> bytes:

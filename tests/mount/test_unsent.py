@@ -46,6 +46,50 @@ def test_a_truncation_that_failed_is_sent_later(host: Host, proxy: Proxy) -> Non
     host.daemon.stop()
 
 
+def test_what_follows_a_truncation_that_failed_begins_at_the_new_end(host: Host, proxy: Proxy) -> None:
+    """Right bytes: the kernel goes on from the size the file has, and leaves no zeros between."""
+    host.environment |= REFUSE
+    host.start()
+    path, data = host.path / "f", bytes(range(1, 251)) * 1000
+    within(120, lambda: path.write_bytes(data))
+    assert within(120, path.stat).st_size == len(data)
+    proxy.refuse()
+    with pytest.raises(OSError, match="Input/output"):
+        within(120, lambda: os.truncate(path, 100))
+
+    def append() -> None:
+        with path.open("ab", buffering=0) as file:
+            file.write(b"more")
+
+    with pytest.raises(OSError, match="Input/output"):
+        within(120, append)
+    assert within(120, path.read_bytes) == data[:100] + b"more"
+    proxy.clear()
+    host.wait_sent(60)
+    assert within(120, path.read_bytes) == data[:100] + b"more"
+    host.daemon.stop()
+
+
+def test_a_rename_over_a_file_that_stopped_half_way_shows_as_done(
+    host: Host, proxy: Proxy, mount_environment: dict[str, str]
+) -> None:
+    """It failed, but the kernel does not go on with the old names; it is finished later."""
+    host.environment |= REFUSE
+    host.start()
+    host.daemon.sh("echo new > f; chmod 600 f; setfattr -n user.a -v 1 f; echo old > g; cat f g")
+    proxy.weather = Weather({"lose": 1.0}, only="exaifs_carry_row")
+    with pytest.raises(OSError, match="Input/output"):
+        within(120, lambda: (host.path / "f").replace(host.path / "g"))
+    wait_until(lambda: not within(120, (host.path / "f").exists), 120, "the old name goes")
+    wait_until(lambda: within(120, (host.path / "g").read_bytes) == b"new\n", 120, "the new one shows it")
+    proxy.clear()
+    host.wait_sent(60)
+    assert host.daemon.sh("ls; stat -c %a g; getfattr -n user.a --only-values g; cat g") == "g\n600\n1new\n"
+    with BucketClient.open(mount_environment, mount_environment["SUPABASE_URL"]) as client:
+        assert bucket_differences(client, host.tree()) == []
+    host.daemon.stop()
+
+
 def test_a_file_whose_upload_had_no_answer_can_be_removed_offline(
     host: Host, proxy: Proxy, mount_environment: dict[str, str]
 ) -> None:
