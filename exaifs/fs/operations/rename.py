@@ -163,19 +163,11 @@ class Renamer:
         if target is not None:
             await self._remover.keep_bytes(target)
         old = source.entry
-        record = None
         may_be_stored = source.may_be_stored  # here, whatever is known of the target's uploads below
         if source.staged is not None and target is not None and target.staged is not None:
             await self._keep_instead(source, target.staged)
             source.staged.inherit(target.staged)
-        unfinished: HalfDone | None = None
-        if old.pending:
-            await self._move_unsent(job, may_be_stored=may_be_stored)
-        else:
-            try:
-                record = await self._move_object(job)
-            except HalfDone as exc:
-                unfinished = exc
+        record, unfinished = await self._move(job, may_be_stored=may_be_stored)
         fresh = self._renamed(job, record)
         if target is not None:
             self._remover.discard(target)
@@ -193,7 +185,25 @@ class Renamer:
             self._table.store(source)
         await self._keep_again(source)
         if unfinished is not None:
+            # The kernel takes it that nothing was renamed.
+            self._directories.removed(old)
+            if target is not None:
+                self._directories.replaced(target.entry, fresh)
             raise unfinished
+
+    async def _move(self, job: _Job, *, may_be_stored: bool) -> tuple[ObjectRecord | None, HalfDone | None]:
+        """Have the bucket, or the journal, say the new name.
+
+        Returns:
+            The record, if the bucket does; and what is to be raised once the names have been taken on.
+        """
+        if job.source.entry.pending:
+            await self._move_unsent(job, may_be_stored=may_be_stored)
+            return None, None
+        try:
+            return await self._move_object(job), None
+        except HalfDone as exc:
+            return None, exc
 
     async def _keep_instead(self, source: Inode, replaced: Staged) -> None:
         """What was promised of a file's bytes goes only when those that replace them are as safe."""
