@@ -7,7 +7,7 @@ import trio
 
 from exaifs.errors import NotFound, SchemaMissing
 from exaifs.fs.upstream.invalidation import StaleAttributes, StaleName
-from exaifs.model import AttributeChange
+from exaifs.model import ROOT_INO, AttributeChange
 from tests.fs.conftest import Mount
 from tests.fs.scenes import told
 from tests.support.double import DoubleServer
@@ -75,3 +75,13 @@ async def test_without_the_feed_the_attributes_of_a_current_directory_age(
             assert (await two.fs.namespace.getattr(current)).ino == current  # as of any open file
             with pytest.raises(NotFound):
                 await two.stat("d")
+
+
+async def test_the_attributes_of_an_unlisted_directory_need_no_answer(
+    server: DoubleServer, mount: Mount
+) -> None:
+    """stat(2) of the mountpoint answers, though Supabase hangs and nothing is known yet."""
+    async with mount() as paths:
+        with server.hold("list_directory"), trio.fail_after(60):
+            assert (await paths.stat("")).ino == ROOT_INO
+        assert server.counts["list_directory"] == 0

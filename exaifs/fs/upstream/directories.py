@@ -87,10 +87,12 @@ class Directories:
     async def freshen(self, directory: Entry) -> None:
         """Bring a directory's own attributes up to date; a checkpoint only when they must be asked for.
 
-        Nobody may look up the name of the one that a program works in.
+        Nobody may look up the name of the one that a program works in. Where they cannot be asked for, they
+        stay what they are known to be; a directory above that was never listed is not listed for that.
         """
-        with suppress(RemoteError):  # then they stay what they are known to be
-            await self.ensure(directory.parent)
+        if self._index.loaded_at_ns(directory.parent) is not None:
+            with suppress(RemoteError):
+                await self.ensure(directory.parent)
 
     async def find(self, directory: Inode, name: str) -> Entry:
         """Return what has a name in a directory.
