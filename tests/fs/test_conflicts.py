@@ -111,6 +111,24 @@ async def test_a_close_sees_what_the_feed_has_not_told_yet(
         assert kept_aside(tmp_path / "cache") == [b"theirs"]
 
 
+async def test_a_close_that_could_not_look_leaves_that_to_the_next_one(
+    server: DoubleServer, mount: Mount, tmp_path: Path
+) -> None:
+    """Of a name made on both hosts the feed tells once: a close that fails must not forget it."""
+    async with mount(offline_writes="refuse") as paths:
+        await paths.ls()
+        async with paths.open("f", os.O_WRONLY | os.O_CREAT) as handle:
+            await paths.write_all(handle, b"ours")
+            server.bucket.put("f", b"theirs")
+            await follow(paths)
+            server.inject("stat", Unreachable("cut"))
+            with pytest.raises(Unreachable):
+                await paths.fs.files.flush(handle)
+            paths.fs.core.contact.succeeded()
+        assert contents(server) == {"f": b"ours"}
+        assert kept_aside(tmp_path / "cache") == [b"theirs"]
+
+
 @pytest.mark.parametrize("is_new", [True, False], ids=["new", "overwritten"])
 async def test_bytes_that_another_host_replaces_before_the_answer_are_kept(
     server: DoubleServer, mount: Mount, tmp_path: Path, *, is_new: bool

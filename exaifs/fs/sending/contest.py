@@ -70,6 +70,7 @@ class Contest:
 
         What is there already may have been replaced since the feed was last read: a request for each
         overwrite, so that none of another host's bytes are lost. A new name is free as far as is known.
+        Where that fails, or somebody must decide, the next close of the file asks again.
         """
         staged, key = inode.staged, inode.entry.key
         assert staged is not None
@@ -78,8 +79,14 @@ class Contest:
         waited = staged.ever_kept or staged.predecessor is not None
         if not (self._index.take_contested(key) or replaces or waited):
             return None
-        record = (await self._remote.catalog.stat([key])).get(key)
-        return record if record is not None and await self.is_foreign(inode, staged, record) else None
+        is_foreign = True  # for all that is known
+        try:
+            record = (await self._remote.catalog.stat([key])).get(key)
+            is_foreign = record is not None and await self.is_foreign(inode, staged, record)
+        finally:
+            if is_foreign:
+                self._index.contest(key)
+        return record if is_foreign else None
 
     async def resolve(self, inode: Inode, record: ObjectRecord, *, ours_is_later: bool) -> bool:
         """Decide a conflict; what loses is kept aside. Returns whether ours is to be sent."""
