@@ -129,6 +129,22 @@ async def test_a_close_that_could_not_look_leaves_that_to_the_next_one(
         assert kept_aside(tmp_path / "cache") == [b"theirs"]
 
 
+async def test_what_is_replaced_is_kept_once_however_often_that_is_tried(
+    server: DoubleServer, mount: Mount, tmp_path: Path
+) -> None:
+    """Uploads fail again and again: each looks first, and finds the same file of another host."""
+    async with mount() as paths:
+        await paths.create("f", b"old")
+        server.bucket.put("f", b"theirs")
+        server.inject("put", Busy("later"), times=5)
+        await paths.overwrite("f", b"ours")
+        with trio.fail_after(60):
+            while contents(server)["f"] != b"ours":
+                paths.fs.writes.sender.hurry()
+                await trio.sleep(0.01)
+        assert kept_aside(tmp_path / "cache") == [b"theirs"]
+
+
 @pytest.mark.parametrize("is_new", [True, False], ids=["new", "overwritten"])
 async def test_bytes_that_another_host_replaces_before_the_answer_are_kept(
     server: DoubleServer, mount: Mount, tmp_path: Path, *, is_new: bool
@@ -146,6 +162,8 @@ async def test_bytes_that_another_host_replaces_before_the_answer_are_kept(
         await follow(paths)
         assert await paths.read("f") == server.bucket.objects["f"].data == b"theirs"
         assert kept_aside(tmp_path / "cache") == [b"ours"]
+        (kept,) = (tmp_path / "cache" / "conflicts").glob("*.data")
+        assert kept.stat().st_mode & 0o777 == 0o600
 
 
 async def test_a_close_looks_before_it_sends_what_had_waited(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import structlog
 import trio
 
 from exaifs.cache.data.contents import ContentStore
+from exaifs.cache.localfile import copy_contents
 from exaifs.cache.unsent.conflicts import Conflict, Version, describe, new_file, this_host
 from exaifs.cache.unsent.intents import Move
 from exaifs.errors import ExaifsError, IntegrityError, Stale
@@ -35,6 +35,8 @@ class Conflicts:
         self._contents = contents
         self.seen = 0
         """Since the start; also those of which nothing had to be kept."""
+        self._kept_theirs: set[tuple[str, str]] = set()
+        """Keys and versions: what is to replace one may be tried many times."""
 
     def waiting(self) -> int:
         """Return how many wait for somebody's decision."""
@@ -62,7 +64,7 @@ class Conflicts:
         Raises:
             ExaifsError: the disk refuses.
         """
-        await self._keep(staged, key, reason, winner, shutil.copyfile)
+        await self._keep(staged, key, reason, winner, _copy_file)
 
     async def _keep(
         self,
@@ -109,7 +111,7 @@ class Conflicts:
             await self.keep_theirs(there, "replaced by a rename on this host", None)
 
     async def keep_theirs(self, record: ObjectRecord, reason: str, staged: Staged | None) -> None:
-        """Keep what another host wrote, before it is replaced from here.
+        """Keep what another host wrote, before it is replaced from here; once, however often that is tried.
 
         Bytes that do not have the hash their row claims are kept as they are, and named as unverified.
 
@@ -122,6 +124,9 @@ class Conflicts:
             IntegrityError: what the bucket has is not even as long as it says.
             ExaifsError: it cannot be fetched, or the disk refuses. Not where it is gone already.
         """
+        version = (record.key, record.version)
+        if version in self._kept_theirs:
+            return
         data = new_file(self._directory)
         try:
             fd = os.open(data, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -154,6 +159,7 @@ class Conflicts:
             raise
         finally:
             os.close(fd)
+        self._kept_theirs.add(version)
         self._tell(conflict)
 
     async def _copy(self, record: ObjectRecord, fd: int) -> tuple[Version, str]:
@@ -183,3 +189,11 @@ class Conflicts:
 
 def _version(record: ObjectRecord) -> Version:
     return Version(record.size_bytes, record.sha256, record.updated_ns or None, None)
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        copy_contents(source, fd)
+    finally:
+        os.close(fd)
