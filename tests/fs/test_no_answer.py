@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from exaifs.errors import Busy, HalfDone, NotFound, RemoteError, Unreachable
 from exaifs.model import AttributeChange
 from tests.fs.conftest import Mount
-from tests.fs.scenes import contents, sent
+from tests.fs.scenes import contents, kept_aside, sent
 from tests.support.double import DoubleServer
-from tests.support.paths import follow
+from tests.support.paths import Paths, follow
 
 pytestmark = pytest.mark.anyio
 
@@ -132,6 +134,57 @@ async def test_a_rename_over_a_file_is_never_left_half_done(
     assert contents(server) == {"old": b"what comes"}
     assert set(server.bucket.rows) == {"old"}
     assert server.bucket.record("old").file_id == file_id
+
+
+async def _changed(paths: Paths, path: str, change: str) -> None:
+    match change:
+        case "overwrite":
+            await paths.overwrite(path, b"again")
+        case "unlink":
+            await paths.unlink(path)
+        case "chmod":
+            await paths.setattr(path, AttributeChange(mode=0o600))
+        case _:
+            await paths.rename(path, "other")
+
+
+@pytest.mark.parametrize("change", ["overwrite", "unlink", "chmod", "rename"])
+async def test_nothing_is_acknowledged_behind_what_is_half_done(
+    server: DoubleServer, mount: Mount, change: str
+) -> None:
+    """`EXAIFS_OFFLINE_WRITES=refuse`: who tries again before it is finished is told the same."""
+    async with mount(offline_writes="refuse") as paths:
+        await paths.create("new", b"what comes")
+        await paths.create("old", b"what goes")
+        server.inject("carry_row", Unreachable("cut"))
+        with pytest.raises(HalfDone):
+            await paths.rename("new", "old")
+        with server.hold("stat"):
+            paths.fs.core.contact.succeeded()  # the sender looks, and has no answer yet
+            with pytest.raises(Busy):
+                await _changed(paths, "old", change)
+        await sent(paths)
+        await follow(paths)
+        assert contents(server) == {"old": b"again" if change == "overwrite" else b"what comes"}
+
+
+@pytest.mark.parametrize("step", ["carry_row", "remove"])
+async def test_a_rename_over_a_file_not_known_here_is_never_left_half_done(
+    server: DoubleServer, mount: Mount, tmp_path: Path, step: str
+) -> None:
+    """Another host put it there a moment before: what is one move else takes several steps, too."""
+    async with mount(offline_writes="refuse") as paths:
+        await paths.create("new", b"ours")
+        server.bucket.put("old", b"theirs")
+        server.inject(step, Unreachable("cut"))
+        with pytest.raises(HalfDone):
+            await paths.rename("new", "old")
+        await sent(paths)
+        await follow(paths)
+        assert await paths.ls() == ["old"]
+        assert contents(server) == {"old": b"ours"}
+        assert set(server.bucket.rows) == {"old"}
+        assert kept_aside(tmp_path / "cache") == [b"theirs"]
 
 
 async def test_a_move_that_arrives_twice_is_done(server: DoubleServer, mount: Mount) -> None:

@@ -40,6 +40,8 @@ from exaifs.names import path_of
 
 _log = structlog.get_logger(__name__)
 
+_WAITS = "an earlier change of its name waits to be carried out"
+
 _DAMAGED = "the bytes were damaged on the disk before they were sent"
 
 
@@ -127,13 +129,16 @@ class Publisher:
             await self.keep(inode, seal=seal)
 
     def _must_wait(self, inode: Inode) -> bool:
-        if self._contact.offline and self._policy.offline == "refuse" and self._policy.mode == "through":
-            if self._contact.worth_trying:
-                return False
-            refusal = self._contact.refusal()
+        """Tell whether the bytes cannot be sent now; what `close` cannot promise then, it raises."""
+        waits = self._outbox.overlaps(inode.entry.key)
+        if self._policy.offline == "journal" or self._policy.mode == "back":
+            return self._contact.offline or waits
+        refuses = self._contact.offline and not self._contact.worth_trying
+        if refuses or waits:
+            refusal = self._contact.refusal() if refuses else Busy(_WAITS)
             inode.failure = str(refusal)
             raise refusal
-        return self._contact.offline or self._outbox.overlaps(inode.entry.key)
+        return False
 
     async def keep(self, inode: Inode, *, seal: bool = False) -> None:
         """Have the bytes in the journal, and sent in the background; nothing to do when they are.
@@ -192,7 +197,7 @@ class Publisher:
                 if not inode.dirty:
                     return  # a name that stood for another file by now was removed; see `Remover.abandon`
                 if self._outbox.overlaps(inode.entry.key):
-                    raise Busy("an earlier change of its name waits to be carried out")
+                    raise Busy(_WAITS)
                 record = await self._send(inode, draft, there)
                 await self._keep_overtaken(inode, draft, record)
                 self._take_on(inode, draft, record)

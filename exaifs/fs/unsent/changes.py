@@ -17,7 +17,7 @@ import trio
 from exaifs.cache.names.entries import Entry
 from exaifs.cache.names.index import Index
 from exaifs.cache.unsent.intents import Mark, Move, Operation, Patch, Put, Remove, Unmark, keys_of
-from exaifs.errors import ExaifsError, HalfDone
+from exaifs.errors import Busy, ExaifsError, HalfDone
 from exaifs.fs.contact import Contact, is_away
 from exaifs.fs.staged.staging import Staged
 from exaifs.fs.unsent.carrier import Carrier
@@ -55,13 +55,16 @@ class Changes:
         """Tell whether a change of these keys cannot be carried out now.
 
         Raises:
-            RemoteError: Supabase is away, and nothing is to wait for it.
+            RemoteError: Supabase is away, or something earlier waits for it, and nothing more is to wait.
         """
-        if self._contact.offline and not self.may_wait:
-            if self._contact.worth_trying:
-                return self.outbox.overlaps(*keys)
+        waits = self.outbox.overlaps(*keys)
+        if self.may_wait:
+            return self._contact.offline or waits
+        if self._contact.offline and not self._contact.worth_trying:
             raise self._contact.refusal()
-        return self._contact.offline or self.outbox.overlaps(*keys)
+        if waits:
+            raise Busy("an earlier change of its name waits to be carried out")
+        return False
 
     async def remove(
         self,
@@ -156,7 +159,7 @@ class Changes:
         in_steps = replaces or puts or any(map(self.outbox.knows, dropped))
         if in_steps and not self.must_wait(*keys_of(operation)):
             return await self._in_steps(operation, puts, undone, carry_out, dropped, half=half)
-        return await self._now_or_later(operation, carry_out, puts=puts, dropped=dropped)
+        return await self._now_or_later(operation, carry_out, puts=puts, dropped=dropped, half=half)
 
     async def move_tree(
         self,
@@ -198,8 +201,7 @@ class Changes:
             with self._contact.impatient():
                 result = await carry_out()
         except ExaifsError as exc:
-            must_finish = half is not None and half.is_set()
-            if not (is_away(exc) and (self.may_wait or must_finish)):
+            if not self._is_to_wait(exc, half):
                 try:
                     await self.outbox.close(number, undone)
                 finally:
@@ -207,8 +209,7 @@ class Changes:
                 raise
             self._note_waiting(operation, exc)
             self.outbox.let_go(number)
-            if not self.may_wait:
-                raise HalfDone(f"{exc}; what was begun is finished later") from exc
+            self._tell_half_done(exc)
             return None
         self.outbox.drop(*dropped)
         await self.outbox.close(number)
@@ -221,30 +222,37 @@ class Changes:
         *,
         puts: Sequence[Put] = (),
         dropped: Sequence[str] = (),
+        half: trio.Event | None = None,
     ) -> T | None:
-        try_now = not self.must_wait(*keys_of(operation))
-        if try_now:
-            try:
-                with self._contact.impatient():
-                    return await carry_out()
-            except ExaifsError as exc:
-                self._check_may_wait(operation, exc)
-        await self.outbox.postpone(operation, puts=puts, dropped=dropped, tried=try_now)
-        return None
+        if self.must_wait(*keys_of(operation)):
+            await self.outbox.postpone(operation, puts=puts, dropped=dropped)
+            return None
+        try:
+            with self._contact.impatient():
+                return await carry_out()
+        except ExaifsError as exc:
+            if not self._is_to_wait(exc, half):
+                if is_away(exc):
+                    self._contact.note(exc)
+                    self._doubt(operation)
+                raise
+            self._note_waiting(operation, exc)
+            await self.outbox.postpone(operation, puts=puts, dropped=dropped, tried=True)
+            self._tell_half_done(exc)
+            return None
 
-    def _check_may_wait(self, operation: Operation, exc: ExaifsError) -> None:
-        """Return if what failed is to wait for Supabase; call it from where the error was caught.
+    def _is_to_wait(self, exc: ExaifsError, half: trio.Event | None) -> bool:
+        """Tell whether what failed waits for Supabase: as all may, or as it cannot be left as it is."""
+        return is_away(exc) and (self.may_wait or (half is not None and half.is_set()))
+
+    def _tell_half_done(self, exc: ExaifsError) -> None:
+        """Return if the caller need not know that a change waits.
 
         Raises:
-            ExaifsError: the error itself.
+            HalfDone: nothing is to wait.
         """
-        if not is_away(exc):
-            raise exc
         if not self.may_wait:
-            self._contact.note(exc)
-            self._doubt(operation)
-            raise exc
-        self._note_waiting(operation, exc)
+            raise HalfDone(f"{exc}; what was begun is finished later") from exc
 
     def _note_waiting(self, operation: Operation, exc: ExaifsError) -> None:
         self._contact.note(exc)
