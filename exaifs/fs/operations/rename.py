@@ -259,7 +259,9 @@ class Renamer:
         is_stored = target is not None and not target.entry.pending
         replaced = target.entry if target is not None and is_stored else None
         dropped = [] if target is None or target.staged is None else target.staged.names
-        write_ids = () if target is None or target.staged is None else tuple(target.staged.write_ids)
+        write_ids = (
+            () if target is None or target.staged is None else tuple(target.staged.uploads.write_ids)
+        )
         move = Move(source.entry.key, renamed, replaced, write_ids)
         return await self._changes.move(
             move,

@@ -112,10 +112,10 @@ class Contest:
         # Equal bytes are what ours replaces, too, unless the name has stood for others since.
         if base is not None and base.same_content(record) and not self._is_replaced(inode):
             return False
-        if record.write_id in staged.write_ids:
+        if record.write_id in staged.uploads.write_ids:
             return False  # an upload of ours whose answer was lost
         sha256 = record.sha256
-        if sha256 is None and record.size_bytes in {staged.size_bytes, *staged.sent.values()}:
+        if sha256 is None and record.size_bytes in {staged.size_bytes, *staged.uploads.sent.values()}:
             # On a server that drops metadata this may be our own upload, cut off before its commit; or it
             # is another client's. Only the bytes tell.
             try:
@@ -123,7 +123,7 @@ class Contest:
             except IntegrityError:
                 return True  # not even as long as its row says
             sha256 = self._contents.sha256_of(record.ref)
-        return sha256 not in {await staged.sha256(), *staged.sent}
+        return sha256 not in {await staged.sha256(), *staged.uploads.sent}
 
     def _is_replaced(self, inode: Inode) -> bool:
         """Tell whether the name stands for another file by now."""

@@ -216,7 +216,7 @@ class Publisher:
             inode.uploading = False
         inode.failure = None
         staged.attempts = 0
-        staged.unanswered = False
+        staged.uploads.unanswered = False
         self._contact.succeeded()
         if staged.ever_kept or staged.predecessor is not None:
             await self._keeper.note_sent(inode, staged)  # before the staged file goes elsewhere

@@ -25,8 +25,8 @@ from exaifs.cache.localfile import copy_contents, sha256_of_file
 from exaifs.cache.unsent.journal import sync_directory
 from exaifs.errors import IntegrityError
 from exaifs.fs.staged.diskerrors import disk_error, disk_errors
+from exaifs.fs.staged.traces import Traces
 from exaifs.limits import descriptor_limit
-from exaifs.model import ObjectRecord
 
 MEMORY_SUFFIX = ".upload"
 
@@ -60,14 +60,8 @@ class Staged:
         """The sealed file that this one will replace, while only that one is kept."""
         self.refused = False
         """Whether the server refused these bytes for good, so that only a change is worth another try."""
-        self.write_ids: list[str] = []
-        """Of uploads from here, so that one whose answer was lost is known again as ours."""
-        self.sent: dict[str, int] = {}
-        """SHA-256 and size of what was sent from here, for servers that keep no write ids."""
-        self.tried = False
-        """Whether one was begun, so that the bucket may have an object of it."""
-        self.unanswered = False
-        """Whether one was begun, and none succeeded since."""
+        self.uploads = Traces()
+        """What the bucket may have of these bytes, or earlier ones."""
         self.generation = 0
         """Counts changes, so that a publish can tell whether it sent the newest."""
         self.due_at = 0.0
@@ -115,7 +109,6 @@ class Staged:
         staged.dirty_since_ns = found.st_mtime_ns
         staged.generation = 1
         staged.note_kept(1)
-        staged.tried = staged.unanswered = True  # who knows
         staged.is_proven = False
         staged._digest.lose()
         return staged
@@ -155,23 +148,13 @@ class Staged:
 
     def resume(self, write_ids: Sequence[str], sent: Mapping[str, int]) -> None:
         """Go on with the uploads of an earlier run: the newest was of the present bytes."""
-        self.sent = dict(sent)
-        self.write_ids = list(write_ids)
-        if self.write_ids:
+        self.uploads.resume(list(write_ids), dict(sent))
+        if write_ids:
             self._identified = self.generation
 
     def note_sending(self, sha256: str) -> None:
         """Note that an upload of the present bytes begins: whatever becomes of it, they may arrive."""
-        self.tried = self.unanswered = True
-        self.sent[sha256] = self.size_bytes
-
-    def is_sent(self, record: ObjectRecord) -> bool:
-        """Tell whether an object may be what an upload of these bytes, or earlier ones, has left."""
-        if not self.unanswered:
-            return False
-        if record.write_id is None and record.sha256 is None:
-            return record.size_bytes in self.sent.values()
-        return record.write_id in self.write_ids
+        self.uploads.begin(sha256, self.size_bytes)
 
     def note_kept(self, generation: int) -> None:
         """Note that the bytes of that generation, and a record of them, are on the disk."""
@@ -211,9 +194,9 @@ class Staged:
     def write_id(self) -> str:
         """Return what identifies an upload of the present bytes: the same when it is tried again."""
         if self._identified != self.generation:
-            self.write_ids.append(secrets.token_hex(16))
+            self.uploads.new_id()
             self._identified = self.generation
-        return self.write_ids[-1]
+        return self.uploads.write_ids[-1]
 
     def read_at(self, offset: int, size_bytes: int) -> bytes:
         """Return bytes, short only at the end."""
@@ -349,9 +332,7 @@ class Staged:
 
     def _hand_over(self, twin: Staged) -> None:
         twin.dirty_since_ns = self.dirty_since_ns
-        twin.write_ids = list(self.write_ids)
-        twin.tried, twin.unanswered = self.tried, self.unanswered
-        twin.sent = dict(self.sent)
+        twin.uploads.add(self.uploads)
         twin.predecessor = self
         twin.generation = self.generation + 1
         twin.acknowledged = self.acknowledged
@@ -391,7 +372,4 @@ class Staged:
         """What the bucket may have of a file that this one replaces is ours to replace, too."""
         for staged in (self, self.predecessor):
             if staged is not None:
-                staged.write_ids[:0] = replaced.write_ids
-                staged.tried |= replaced.tried
-                staged.unanswered |= replaced.unanswered
-                staged.sent |= replaced.sent
+                staged.uploads.add(replaced.uploads)

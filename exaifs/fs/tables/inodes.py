@@ -90,7 +90,7 @@ class Inode:
     @property
     def may_be_stored(self) -> bool:
         """Whether the bucket has, or may have, an object of this key from here."""
-        return not self.entry.pending or (self.staged is not None and self.staged.tried)
+        return not self.entry.pending or (self.staged is not None and self.staged.uploads.tried)
 
     @property
     def size_bytes(self) -> int:
@@ -138,7 +138,10 @@ class InodeTable:
         """Tell whether an object is, or on servers that keep no write ids may be, of unsent bytes here."""
         inode = self._inodes.get(ino)
         return (
-            inode is not None and inode.dirty and inode.staged is not None and inode.staged.is_sent(record)
+            inode is not None
+            and inode.dirty
+            and inode.staged is not None
+            and inode.staged.uploads.may_be(record)
         )
 
     def __iter__(self) -> Iterator[Inode]:

@@ -84,8 +84,8 @@ class Changes:
         """
         operation = Remove(entry)
         if unsent is not None:
-            sent = (*unsent.sent, *([] if unsent.known_sha256 is None else [unsent.known_sha256]))
-            operation = Remove(entry, tuple(unsent.write_ids), sent)
+            sent = (*unsent.uploads.sent, *([] if unsent.known_sha256 is None else [unsent.known_sha256]))
+            operation = Remove(entry, tuple(unsent.uploads.write_ids), sent)
 
         async def carry_out() -> None:
             await self.carrier.remove([entry.key])

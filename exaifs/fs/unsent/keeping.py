@@ -133,8 +133,8 @@ def put_of(entry: Entry, staged: Staged) -> Put:
         staged.path.name,
         staged.size_bytes,
         sha256=staged.known_sha256 if staged.sealed else None,
-        write_ids=tuple(staged.write_ids),
+        write_ids=tuple(staged.uploads.write_ids),
         closed_ns=staged.closed_ns,
         acknowledged=staged.acknowledged,
-        sent=dict(staged.sent),
+        sent=dict(staged.uploads.sent),
     )
