@@ -60,6 +60,17 @@ async def test_without_the_feed_a_lookup_finds_a_directory_gone(server: DoubleSe
         assert await two.ls() == ["new", "stays"]
 
 
+async def test_the_way_to_the_status_asks_nobody(server: DoubleServer, mount: Mount) -> None:
+    """The kernel asks for the root's attributes before it goes on to `.exaifs`: Supabase may hang."""
+    async with mount(freshness_s=1e-6) as paths:
+        await paths.ls()
+        await lose_the_feed(server, paths)
+        before = server.counts["list_directory"]
+        assert (await paths.fs.namespace.getattr(ROOT_INO)).ino == ROOT_INO
+        assert (await paths.fs.namespace.lookup(ROOT_INO, ".exaifs")).ino
+        assert server.counts["list_directory"] == before
+
+
 async def test_without_the_feed_the_attributes_of_a_current_directory_age(
     server: DoubleServer, mount: Mount
 ) -> None:

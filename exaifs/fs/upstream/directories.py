@@ -24,7 +24,7 @@ from exaifs.cache.names.recency import View
 from exaifs.errors import NotFound, RemoteError, Unreachable
 from exaifs.fs.core import Core
 from exaifs.fs.tables.inodes import Inode
-from exaifs.model import ObjectRecord
+from exaifs.model import ROOT_INO, ObjectRecord
 from exaifs.names import oddity, path_of
 from exaifs.remote.interface import Folder, Listing
 
@@ -87,12 +87,14 @@ class Directories:
     async def freshen(self, directory: Entry) -> None:
         """Bring a directory's own attributes up to date; a checkpoint only when they must be asked for.
 
-        Nobody may look up the name of the one that a program works in. Where they cannot be asked for, they
-        stay what they are known to be; a directory above that was never listed is not listed for that.
+        Nobody may look up the name of the one that a program works in. Not of the root, through which the
+        status is read, and which has no name; nor by the first listing of the directory above, which may
+        take as long as any.
         """
-        if self._index.loaded_at_ns(directory.parent) is not None:
-            with suppress(RemoteError):
-                await self.ensure(directory.parent)
+        if directory.ino == ROOT_INO or self._index.loaded_at_ns(directory.parent) is None:
+            return
+        with suppress(RemoteError):  # then they stay what they are known to be
+            await self.ensure(directory.parent)
 
     async def find(self, directory: Inode, name: str) -> Entry:
         """Return what has a name in a directory.
