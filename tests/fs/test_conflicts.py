@@ -336,3 +336,17 @@ async def test_what_was_renamed_and_removed_here_stays_if_another_host_wrote_it(
         await back(server, paths)
         assert contents(server) == {"g": b"theirs"}
         assert await paths.read("g") == b"theirs"
+
+
+async def test_after_a_refused_close_the_name_shows_what_won(
+    server: DoubleServer, mount: Mount, tmp_path: Path
+) -> None:
+    """Also where the feed has not told of it yet."""
+    async with mount(conflict="refuse") as paths:
+        await paths.create("f", b"old")
+        with server.hold("changes"):
+            server.bucket.put("f", b"theirs")
+            with pytest.raises(Stale):
+                await paths.overwrite("f", b"ours")
+            assert await paths.read("f") == b"theirs"
+        assert kept_aside(tmp_path / "cache") == [b"ours"]

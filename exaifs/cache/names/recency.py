@@ -108,7 +108,7 @@ class Recency:
         return found
 
     def contest(self, key: str) -> None:
-        """Note that the bucket has an object of another host under the key of unsent bytes."""
+        """Note that the bucket has, or may have, another host's object under the key of unsent bytes."""
         self._contested.add(key)
 
     def take_contested(self, key: str) -> bool:

@@ -174,6 +174,7 @@ class Publisher:
         """Publish; what another host wrote since the file was opened loses, and is kept."""
         found = await self._contest.find(inode)
         if found is not None and not await self._contest.resolve(inode, found, ours_is_later=True):
+            self._index.doubt_key(inode.entry.key)  # the feed may not have told of it yet
             raise Stale("another host wrote this file since it was opened; see `exaifs conflicts`")
         await self.publish(inode)
 
