@@ -323,6 +323,24 @@ async def test_a_rename_keeps_what_the_feed_has_not_told_yet(
         assert kept_aside(tmp_path / "cache") == [b"theirs"]
 
 
+async def test_what_a_rename_replaces_is_kept_once_over_a_restart(
+    server: DoubleServer, mount: Mount, tmp_path: Path
+) -> None:
+    """The first run kept it and got no further; the next one looks again, and finds the same."""
+    async with mount(drain_s=0.0) as paths:
+        await paths.create("tmp", b"ours")
+        await paths.create("f", b"old")
+        server.bucket.put("f", b"theirs")
+        server.inject("copy", Unreachable("cut"))
+        await paths.rename("tmp", "f")
+        server.online = False
+    server.online = True
+    async with mount() as paths:
+        await sent(paths)
+        assert contents(server) == {"f": b"ours"}
+        assert kept_aside(tmp_path / "cache") == [b"theirs"]
+
+
 async def test_what_was_renamed_and_removed_here_stays_if_another_host_wrote_it(
     server: DoubleServer, mount: Mount
 ) -> None:

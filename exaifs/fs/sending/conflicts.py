@@ -12,7 +12,14 @@ import trio
 
 from exaifs.cache.data.contents import ContentStore
 from exaifs.cache.localfile import copy_contents
-from exaifs.cache.unsent.conflicts import Conflict, Version, describe, new_file, this_host
+from exaifs.cache.unsent.conflicts import (
+    Conflict,
+    Version,
+    describe,
+    list_conflicts,
+    new_file,
+    this_host,
+)
 from exaifs.cache.unsent.intents import Move
 from exaifs.errors import ExaifsError, IntegrityError, Stale
 from exaifs.fs.staged.staging import Staged
@@ -35,8 +42,6 @@ class Conflicts:
         self._contents = contents
         self.seen = 0
         """Since the start; also those of which nothing had to be kept."""
-        self._kept_theirs: set[tuple[str, str]] = set()
-        """Keys and versions: what is to replace one may be tried many times."""
 
     def waiting(self) -> int:
         """Return how many wait for somebody's decision."""
@@ -124,9 +129,8 @@ class Conflicts:
             IntegrityError: what the bucket has is not even as long as it says.
             ExaifsError: it cannot be fetched, or the disk refuses. Not where it is gone already.
         """
-        version = (record.key, record.version)
-        if version in self._kept_theirs:
-            return
+        if await trio.to_thread.run_sync(self._is_kept, record):
+            return  # by an attempt, perhaps of an earlier run, that did not replace it
         data = new_file(self._directory)
         try:
             fd = os.open(data, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -159,8 +163,15 @@ class Conflicts:
             raise
         finally:
             os.close(fd)
-        self._kept_theirs.add(version)
         self._tell(conflict)
+
+    def _is_kept(self, record: ObjectRecord) -> bool:
+        wanted = (path_of(record.key), record.size_bytes, record.updated_ns, None)
+        return record.updated_ns > 0 and any(
+            (conflict.path, conflict.kept.size_bytes, conflict.kept.written_ns, conflict.kept.host)
+            == wanted
+            for conflict in list_conflicts(self._directory)
+        )
 
     async def _copy(self, record: ObjectRecord, fd: int) -> tuple[Version, str]:
         """Copy what is in the bucket; return what it is, and what is to be said of it."""
