@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -223,6 +224,24 @@ async def _opened(paths: Paths, path: str) -> Handle:
     async with paths.inode(path) as ino:
         opened = await paths.fs.files.open(ino, os.O_WRONLY | os.O_TRUNC, CALLER)
     return opened.handle
+
+
+@pytest.mark.parametrize("offline_writes", ["journal", "refuse"])
+async def test_a_rename_over_our_own_upload_without_an_answer_is_no_conflict(
+    server: DoubleServer, mount: Mount, tmp_path: Path, *, offline_writes: str
+) -> None:
+    """On a server that drops metadata, where only its bytes say whose it is."""
+    server.bucket.keeps_metadata = False
+    async with mount(offline_writes=offline_writes) as paths:
+        await paths.create("tmp", b"newer")
+        server.inject("commit", Unreachable("cut"))
+        with suppress(Unreachable):
+            await paths.create("f", b"ours")
+        paths.fs.core.contact.succeeded()
+        await paths.rename("tmp", "f")
+        await sent(paths)
+        assert contents(server) == {"f": b"newer"}
+        assert kept_aside(tmp_path / "cache") == []
 
 
 async def test_an_older_close_does_not_come_back_over_a_newer_one(

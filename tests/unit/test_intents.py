@@ -79,12 +79,12 @@ def intents(draw: st.DrawFn) -> Intent:
                 draw(st.just({}) | st.just({"ef" * 32: 5})),
             )
         case kind if kind is Remove:
-            return Remove(draw(entries(("file", "symlink"))), draw(write_ids))
+            return Remove(draw(entries(("file", "symlink"))), draw(write_ids), draw(write_ids))
         case kind if kind is Move:
             entry = draw(entries())
             source = "x/" if entry.is_dir else "x"
             replaced = None if entry.is_dir else draw(st.none() | entries(("file",)))
-            return Move(source, entry, replaced, draw(write_ids))
+            return Move(source, entry, replaced, draw(write_ids), draw(write_ids))
         case kind if kind is Mark:
             return Mark(draw(entries(("dir",))), draw(st.booleans()))
         case kind if kind is Unmark:

@@ -69,12 +69,14 @@ class Move:
         entry: as it is after that.
         replaced: the file that had the new name.
         write_ids: of uploads from here that may be what has it, as no answer came to them.
+        sent: SHA-256 of what they sent, for servers that keep no write ids.
     """
 
     source: str
     entry: Entry
     replaced: Entry | None = None
     write_ids: Sequence[str] = ()
+    sent: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +199,7 @@ def to_record(intent: Intent) -> Record:
                 "source": intent.source,
                 "replaced": None if replaced is None else _entry_to_json(replaced),
                 "write_ids": list(intent.write_ids),
+                "sent": list(intent.sent),
             }
         case Mark():
             record["is_new"] = intent.is_new
@@ -242,6 +245,7 @@ def from_record(record: Record) -> Intent:
                 entry,
                 None if replaced is None else _entry_from_json(replaced),
                 tuple(str(write_id) for write_id in record["write_ids"]),
+                tuple(str(sha256) for sha256 in record.get("sent", [])),
             )
         case "mark":
             return Mark(entry, bool(record["is_new"]))

@@ -259,10 +259,10 @@ class Renamer:
         is_stored = target is not None and not target.entry.pending
         replaced = target.entry if target is not None and is_stored else None
         dropped = [] if target is None or target.staged is None else target.staged.names
-        write_ids = (
-            () if target is None or target.staged is None else tuple(target.staged.uploads.write_ids)
-        )
-        move = Move(source.entry.key, renamed, replaced, write_ids)
+        move = Move(source.entry.key, renamed, replaced)
+        if target is not None and target.staged is not None:
+            uploads = target.staged.uploads
+            move = replace(move, write_ids=tuple(uploads.write_ids), sent=tuple(uploads.sent))
         return await self._changes.move(
             move,
             may_replace=not job.flags & RENAME_NOREPLACE,

@@ -20,7 +20,7 @@ from exaifs.cache.unsent.conflicts import (
     new_file,
     this_host,
 )
-from exaifs.cache.unsent.intents import Move
+from exaifs.cache.unsent.intents import Move, Remove
 from exaifs.errors import ExaifsError, IntegrityError, Stale
 from exaifs.fs.staged.staging import Staged
 from exaifs.model import ObjectRecord
@@ -109,11 +109,29 @@ class Conflicts:
         Raises:
             IntegrityError, ExaifsError: as `keep_theirs`.
         """
-        if there is None or there.write_id in move.write_ids:
-            return
         expected = (move.entry, move.replaced)
-        if not any(entry is not None and entry.is_object_of(there) for entry in expected):
+        if there is None or any(entry is not None and entry.is_object_of(there) for entry in expected):
+            return
+        if not await self.is_sent_from_here(move, there):
             await self.keep_theirs(there, "replaced by a rename on this host", None)
+
+    async def is_sent_from_here(self, change: Move | Remove, record: ObjectRecord) -> bool:
+        """Tell whether an object is what an upload without an answer has left.
+
+        Args:
+            change: of its name; knows those uploads.
+            record: of the object.
+        """
+        if record.write_id is not None or record.sha256 is not None:
+            return record.write_id in change.write_ids
+        if not change.sent:
+            return False
+        # Cut off before its commit, on a server that drops metadata: only the bytes tell.
+        try:
+            await self._contents.materialize(record.ref)
+        except IntegrityError:
+            return False  # not even as long as the bucket says
+        return self._contents.sha256_of(record.ref) in change.sent
 
     async def keep_theirs(self, record: ObjectRecord, reason: str, staged: Staged | None) -> None:
         """Keep what another host wrote, before it is replaced from here; once, however often that is tried.

@@ -109,25 +109,12 @@ class Replayer:
         record = (await self._carrier.look([entry.key])).get(entry.key)
         if record is None:
             return []
-        if not (entry.is_object_of(record) or await self._is_sent_from_here(operation, record)):
+        if not (entry.is_object_of(record) or await self._conflicts.is_sent_from_here(operation, record)):
             self._conflicts.note(entry.key, "removed here, but another host has changed it: it stays")
             return [entry.key]
         await self._keep_open_bytes(entry, record)
         await self._carrier.remove([entry.key])
         return []
-
-    async def _is_sent_from_here(self, operation: Remove, record: ObjectRecord) -> bool:
-        """Tell whether an object is what an upload without an answer has left."""
-        if record.write_id is not None or record.sha256 is not None:
-            return record.write_id in operation.write_ids
-        if not operation.sent:
-            return False
-        # Cut off before its commit, on a server that drops metadata: only the bytes tell.
-        try:
-            await self._contents.materialize(record.ref)
-        except IntegrityError:
-            return False  # not even as long as the bucket says
-        return self._contents.sha256_of(record.ref) in operation.sent
 
     async def _keep_open_bytes(self, entry: Entry, record: ObjectRecord) -> None:
         """Who has a removed file open goes on reading it."""
