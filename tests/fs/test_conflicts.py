@@ -308,6 +308,31 @@ async def test_a_rename_that_waits_hides_no_conflict(
     assert both == ([b"ours", b"theirs"] if ours_is_later else [b"theirs", b"ours"])
 
 
+@pytest.mark.parametrize("kind", ["to a free name", "over a file", "of its directory"])
+@pytest.mark.parametrize("ours_is_later", [False, True], ids=["theirs later", "ours later"])
+async def test_a_rename_makes_no_close_of_another_host_later(
+    server: DoubleServer, mount: Mount, tmp_path: Path, *, ours_is_later: bool, kind: str
+) -> None:
+    """Closed here, not sent yet, and renamed, with what another host wrote under the old name."""
+    async with mount(write_mode="back", write_back_s=1000.0) as paths:
+        await paths.mkdir("d")
+        await paths.create("d/f", b"old")
+        if kind == "over a file":
+            await paths.create("g", b"goes")
+        await sent(paths)
+        if ours_is_later:
+            server.bucket.put("d/f", b"theirs")
+        await paths.overwrite("d/f", b"ours")
+        if not ours_is_later:
+            server.bucket.put("d/f", b"theirs")
+        old, new, path = ("d", "e", "e/f") if kind == "of its directory" else ("d/f", "g", "g")
+        await paths.rename(old, new)
+        await back(server, paths)
+        assert await paths.read(path) == server.bucket.objects[path].data
+    both = [server.bucket.objects[path].data, *kept_aside(tmp_path / "cache")]
+    assert both == ([b"ours", b"theirs"] if ours_is_later else [b"theirs", b"ours"])
+
+
 @pytest.mark.parametrize(("old", "new", "path"), _RENAMES, ids=["file", "directory"])
 async def test_a_rename_of_an_open_file_hides_no_conflict(
     server: DoubleServer, mount: Mount, tmp_path: Path, *, old: str, new: str, path: str

@@ -9,7 +9,7 @@ file is in one of the two places, and the next run finishes it.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -285,10 +285,10 @@ class Renamer:
             (inode, replace(inode.entry, parent=new + inode.entry.parent[len(old) :])) for inode in below
         )
 
-        async def move() -> bool:
-            await self._move_objects(old, new)
+        async def move() -> Mapping[str, ObjectRecord]:
+            moved = await self._move_objects(old, new)
             self._take_name(source, renamed)  # before the journal says that it is done
-            return True
+            return moved
 
         moved = await self._changes.move_tree(
             Move(old, self._place(source, renamed)),
@@ -299,7 +299,7 @@ class Renamer:
         if moved is None:
             self._take_name(source, renamed)
         else:
-            await self._take_on_moved(old, new)
+            await self._take_on_moved(old, new, moved)
         source.change_posix(AttributeChange(), time.time_ns())
         self._table.store(source)
         await self._keep_again(*self._table.below(new))
@@ -317,18 +317,32 @@ class Renamer:
         if longest - len(old.encode()) + len(new.encode()) > MAX_KEY_BYTES:
             raise InvalidArgument("a path below would be too long for the bucket")
 
-    async def _move_objects(self, old: str, new: str) -> None:
-        """Move what is there; a checkpoint after which another host's newest files may be left."""
+    async def _move_objects(self, old: str, new: str) -> Mapping[str, ObjectRecord]:
+        """Move what is there; a checkpoint after which another host's newest files may be left.
+
+        Returns:
+            What the bucket had, by its old key, of files with unsent bytes.
+        """
         carrier = self._changes.carrier
-        keys = [record.key async for record in carrier.tree(old)]
+        unsent = {inode.entry.key for inode in self._table.below(old) if inode.dirty}
+        keys: list[str] = []
+        found: dict[str, ObjectRecord] = {}
+        async for record in carrier.tree(old):
+            keys.append(record.key)
+            if record.key in unsent:
+                found[record.key] = record
         self._check_lengths(keys, old, new)
         await carrier.move_all([(key, new + key[len(old) :]) for key in keys])
+        return found
 
-    async def _take_on_moved(self, old: str, new: str) -> None:
+    async def _take_on_moved(self, old: str, new: str, unsent: Mapping[str, ObjectRecord]) -> None:
         moved: set[str] = set()
         try:
             async for record in self._changes.carrier.tree(new):
-                self._relocation.take_on(record, old + record.key[len(new) :])
+                old_key = old + record.key[len(new) :]
+                if old_key in unsent:
+                    self._outbox.carried_along(unsent[old_key], record)
+                self._relocation.take_on(record, old_key)
                 moved.add(record.key)
             self._relocation.drop_unmoved(new, moved)
         except BaseException:

@@ -146,7 +146,9 @@ class Changes:
         half = trio.Event()
 
         async def carry_out() -> ObjectRecord:
-            return await self.carrier.move(
+            # Of bytes that were closed and wait the last close wins: a move looks like a later one.
+            there = (await self.carrier.look([operation.source])).get(operation.source) if puts else None
+            record = await self.carrier.move(
                 operation.source,
                 key,
                 replace=replaces,
@@ -155,6 +157,9 @@ class Changes:
                 file_id=operation.entry.file_id,
                 on_half=half.set,
             )
+            if there is not None:
+                self.outbox.carried_along(there, record)
+            return record
 
         in_steps = replaces or puts or any(map(self.outbox.knows, dropped))
         if in_steps and not self.must_wait(*keys_of(operation)):
