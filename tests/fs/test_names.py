@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
@@ -20,10 +21,11 @@ from exaifs.errors import (
     Unauthorized,
     Unreachable,
 )
-from exaifs.model import AttributeChange
+from exaifs.model import ROOT_INO, AttributeChange
 from exaifs.names import PLACEHOLDER
 from tests.fs.conftest import Mount
 from tests.support.double import DoubleServer
+from tests.support.paths import CALLER, follow
 
 TTL_S = 1e-6
 """Every look-up is stale."""
@@ -389,3 +391,27 @@ async def test_a_reader_goes_on_during_our_own_rename(server: DoubleServer, moun
                 nursery.start_soon(read)
                 await trio.testing.wait_all_tasks_blocked(0.05)
         assert got == [data]
+
+
+@pytest.mark.parametrize("what", ["mkdir", "create", "symlink", "rename"])
+async def test_no_name_is_made_in_a_directory_that_another_host_has_emptied(
+    server: DoubleServer, mount: Mount, what: str
+) -> None:
+    """It went with its last file, while the kernel holds on to it: ENOENT, and nothing is hidden."""
+    server.bucket.put("d/e", b"1")
+    async with mount() as paths:
+        await paths.create("f", b"2")
+        async with paths.inode("d") as ino:
+            server.bucket.move("d/e", "e")
+            names, files = paths.fs.namespace, paths.fs.files
+            calls: dict[str, Callable[[], Awaitable[object]]] = {
+                "mkdir": lambda: names.mkdir(ino, "b", 0o755, CALLER),
+                "create": lambda: files.create(ino, "b", 0o644, os.O_WRONLY, CALLER),
+                "symlink": lambda: names.symlink(ino, "b", b"f", CALLER),
+                "rename": lambda: names.rename(ROOT_INO, "f", ino, "b", 0),
+            }
+            with pytest.raises(NotFound):
+                await calls[what]()
+        await follow(paths)
+        assert await paths.ls() == ["e", "f"]
+        assert list(server.bucket.objects) == ["f", "e"]

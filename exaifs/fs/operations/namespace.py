@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from exaifs.cache.names.entries import Entry
-from exaifs.errors import Exists, InvalidArgument, NameTooLong, NotFound, Stale
+from exaifs.errors import Exists, InvalidArgument, NameTooLong, Stale
 from exaifs.fs.core import Core
 from exaifs.fs.operations.listing import Lister
 from exaifs.fs.operations.markers import Markers
@@ -304,8 +304,7 @@ class Namespace:
         directory = self._table.directory(parent)
         child_key(directory.entry.key, name)  # refuse before asking
         prefix = await self._directories.ready(directory)
-        if directory.unlinked:
-            raise NotFound("the directory was removed")
+        self._directories.check_there(directory)
         key = child_key(prefix, name)
         if self._index.child(prefix, name) is not None:
             raise Exists(f"{name!r} exists")
@@ -371,6 +370,7 @@ class Namespace:
 
         Raises:
             InvalidArgument: RENAME_EXCHANGE, which a bucket cannot do atomically.
+            NotFound: there is no such name, or the directory it is to go to was removed.
         """
         self._core.check_writable()
         check_changeable(parent, name)
@@ -380,6 +380,7 @@ class Namespace:
         while True:
             await self._directories.ready(target_directory)
             entry = await self._directories.find(source_directory, name)
+            self._directories.check_there(target_directory)
             if await self._renamer.rename(entry, target_directory, new_name, flags):
                 break
         now_ns = time.time_ns()

@@ -154,7 +154,7 @@ class Renamer:
             return True
         filled = found is not None and found.is_dir and self._index.has_children(found.key)
         moved = job.directory.entry.key != job.renamed.parent or job.source.entry.key != job.entry.key
-        return filled or moved
+        return filled or moved or self._index.directory(job.renamed.parent) is None
 
     # -- files -------------------------------------------------------------------------------------
 

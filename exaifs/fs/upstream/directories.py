@@ -84,6 +84,15 @@ class Directories:
             if directory.entry.key == prefix:
                 return prefix
 
+    def check_there(self, directory: Inode) -> None:
+        """Refuse to make a name in a directory that is gone, though the kernel holds on to it.
+
+        Raises:
+            NotFound: it was removed, here or by another host.
+        """
+        if directory.unlinked or self._index.directory(directory.entry.key) is None:
+            raise NotFound(f"the directory {path_of(directory.entry.key)} was removed")
+
     async def freshen(self, directory: Entry) -> None:
         """Bring a directory's own attributes up to date; a checkpoint only when they must be asked for.
 
