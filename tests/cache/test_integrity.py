@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import anyio
 import pytest
 
 from exaifs.errors import IntegrityError
@@ -25,6 +26,20 @@ async def test_a_wrong_copy_is_never_kept(site: Site) -> None:
         assert path is not None
         assert path.read_bytes() == DATA
     assert site.bucket.bytes_sent >= 2 * SIZE
+
+
+async def test_what_one_request_brings_whole_is_verified_first(site: Site) -> None:
+    """Three MiB that are fetched in one piece: a reader never sees the byte that was wrong."""
+    data = DATA[: 3 * MIB]
+    ref = site.bucket.put("a", data)
+    site.bucket.flips = {2 * MIB: [True]}
+    site.bucket.stop_at(0)
+    async with site.open() as store, anyio.create_task_group() as tasks:
+        tasks.start_soon(store.materialize, ref)
+        await site.bucket.wait_stopped()
+        site.bucket.go_on()
+        assert await store.read(ref, 2 * MIB - 4096, 8192) == data[2 * MIB - 4096 : 2 * MIB + 4096]
+    assert site.bucket.bytes_sent == 2 * len(data)
 
 
 async def test_after_a_wrong_copy_nothing_unverified_is_handed_out(site: Site) -> None:

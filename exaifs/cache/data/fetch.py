@@ -1,7 +1,7 @@
 """The download of one large content: ranges in flight, readers that wait, and the check at the end.
 
-No block is in the claim of two runs. Readers get bytes as they arrive, before the whole can be verified;
-once a copy has failed the check (`_hold`), the next one is handed out only when it has passed.
+No block is in the claim of two runs. Readers get bytes as they arrive, before the whole can be verified.
+What one request brings whole, and the next copy once one was wrong, is verified first (`_hold`).
 Everything that decides is synchronous; runs live in the store's task group.
 """
 
@@ -71,7 +71,7 @@ class Transfer:
         self._waiters = Waiters()
         self._runs = Runs()
         self._fill = False  # fetch the rest in the background
-        self._hold = False  # a copy was wrong: hand out nothing before it is verified
+        self._hold = False  # hand out nothing before it is verified
         self._wrong_digest: str | None = None
         self._served_bytes = 0  # handed out from the present copy
         self._checking = False
@@ -253,6 +253,9 @@ class Transfer:
                 if not (ahead and overlaps(claim, demanded)):
                     return
                 self._runs.cancel(ahead[0])
+            # What comes whole, in one request, can be verified before anybody sees it; it is not large.
+            is_whole = claim == self.all_blocks and self.ref.sha256 is not None
+            self._hold |= is_whole and isinstance(self._spool, DiskSpool)
             self._spawn(self._run, self._runs.add(claim))
 
     def _continue_fill(self) -> None:
@@ -328,6 +331,7 @@ class Transfer:
         if spool is self._spool and not self._done:
             self._shelf.health.failed(doing, exc)
             self._waiters.fail(self.all_blocks, local_error(exc), only_files=True)
+            self._hold = self._wrong_digest is not None  # there may be no room to hold it
             self._replace_spool(on_disk=False)
             if isinstance(spool, DiskSpool):
                 for block, piece in spool.pending:
