@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from exaifs.errors import KeyExpired
 from exaifs.remote.interface import Remote
 from tests.support.broken import GET, STAT, listed, record, serve_object
 from tests.support.double import DoubleServer
@@ -40,8 +41,12 @@ class DoubleWorld:
 
     @asynccontextmanager
     async def stranger(self, key: BadKey) -> AsyncIterator[Remote]:
-        assert key
-        yield self.server.remote(key_is_good=False)
+        if key != "expired":
+            yield self.server.remote(key_is_good=False)
+            return
+        self.server.inject("*", KeyExpired("the key has expired"), times=1000)
+        yield self.server.remote()
+        self.server.clear_faults()
 
     async def put_as_other(self, key: str, data: bytes, mime_type: str) -> None:
         self.server.bucket.put(key, data, mime_type)
