@@ -104,14 +104,14 @@ class Carrier:
         Raises:
             NotFound: another host removed it.
         """
-        found = await self._catalog.stat([old, new])
+        found = await self.look([old, new])
         record = found.get(new)
         if old in found or record is None or file_id is None or record.file_id != file_id:
             raise NotFound(f"{path_of(old)} was removed by another host")
         return record
 
     async def _record(self, key: str) -> ObjectRecord:
-        records = await self._catalog.stat([key])
+        records = await self.look([key])
         if key not in records:
             raise NotFound(f"{path_of(key)} was removed by another host")
         return records[key]
