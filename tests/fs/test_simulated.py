@@ -193,6 +193,21 @@ async def test_unsent_bytes_do_not_bring_a_name_back(server: DoubleServer, mount
         assert sorted(server.bucket.objects) == await paths.ls()
 
 
+async def rename_unheard(server: DoubleServer, paths: Paths) -> None:
+    """Rename d to e: its objects move, and the listing after that fails."""
+    with server.hold("move") as gate:
+        async with trio.open_nursery() as nursery:
+
+            async def rename() -> None:
+                with pytest.raises(Unreachable):
+                    await paths.rename("d", "e")
+
+            nursery.start_soon(rename)
+            await gate.wait_arrived()
+            server.inject("list_tree", Unreachable("lost"))
+            gate.open()
+
+
 async def test_a_directory_renamed_without_hearing_what_is_in_it_is_listed_again(
     server: DoubleServer, mount: Mount
 ) -> None:
@@ -201,17 +216,7 @@ async def test_a_directory_renamed_without_hearing_what_is_in_it_is_listed_again
         await paths.mkdir("d")
         await paths.create("d/gone", b"1")
         server.bucket.remove(["d/gone"])
-        with server.hold("move") as gate:
-            async with trio.open_nursery() as nursery:
-
-                async def rename() -> None:
-                    with pytest.raises(Unreachable):
-                        await paths.rename("d", "e")
-
-                nursery.start_soon(rename)
-                await gate.wait_arrived()
-                server.inject("list_tree", Unreachable("lost"))
-                gate.open()
+        await rename_unheard(server, paths)
         await follow(paths)
         assert await paths.ls("e") == []
 
@@ -419,17 +424,7 @@ async def test_a_rename_that_fails_after_all_was_moved_leaves_its_name_to_the_ob
     server.bucket.put("d/f", b"1")
     async with mount() as paths:
         assert await paths.ls() == ["d", "d (object)"]
-        with server.hold("move") as gate:
-            async with trio.open_nursery() as nursery:
-
-                async def rename() -> None:
-                    with pytest.raises(Unreachable):
-                        await paths.rename("d", "e")
-
-                nursery.start_soon(rename)
-                await gate.wait_arrived()
-                server.inject("list_tree", Unreachable("lost"))
-                gate.open()
+        await rename_unheard(server, paths)
         assert await paths.ls() == ["d", "e"]
         assert await paths.read("d") == b"object"
 
