@@ -44,7 +44,7 @@ from exaifs.fs.upstream.feed import Feed
 from exaifs.fs.upstream.gaps import Gaps
 from exaifs.fs.upstream.invalidation import Invalidations
 from exaifs.fs.writepath import WritePath, make_directories
-from exaifs.model import Attributes
+from exaifs.model import Attributes, ObjectRef
 from exaifs.remote.interface import Hello, Remote
 
 _DAY_S = 86400.0
@@ -87,6 +87,7 @@ class FileSystem:
         self._freshness_s = config.freshness_s
         self._found_unsent = bool(journal.records)
         self.core = core = _core(config, remote, Index(database), contents, journal, contact=contact)
+        contents.damage.watch(self._drop_pages)
         self.survey = Survey(database)
         """What the index holds, in figures."""
         self.invalidations = Invalidations(core.index)
@@ -274,6 +275,13 @@ class FileSystem:
     def _changed(self, difference: Difference) -> None:
         self.core.table.apply(difference)
         self.invalidations.note(difference)
+
+    def _drop_pages(self, ref: ObjectRef) -> None:
+        """Some of what was read was damaged: have the kernel read it again. The next open does, too."""
+        version = ref.version
+        self.invalidations.drop_pages(
+            inode.ino for inode in self.core.table if inode.opens and inode.entry.version == version
+        )
 
     def _distrust(self) -> None:
         """The feed is lost: have the kernel ask again for all it holds."""

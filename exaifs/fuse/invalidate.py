@@ -1,4 +1,4 @@
-"""Tells the kernel to forget names and attributes that another host has changed.
+"""Tells the kernel to forget names and attributes that another host has changed, and damaged bytes.
 
 A notice waits in the kernel for the lock of the directory, which whoever works in that directory holds
 until we have answered. So notices are sent from threads, never by a handler or by the event loop itself,
@@ -15,7 +15,13 @@ import pyfuse3
 import structlog
 import trio
 
-from exaifs.fs.upstream.invalidation import Invalidation, Invalidations, StaleAttributes, StaleName
+from exaifs.fs.upstream.invalidation import (
+    Invalidation,
+    Invalidations,
+    StaleAttributes,
+    StaleName,
+    StalePages,
+)
 from exaifs.model import Ino
 
 _log = structlog.get_logger(__name__)
@@ -91,6 +97,9 @@ def _notify(invalidation: Invalidation) -> None:
     try:
         if isinstance(invalidation, StaleName):
             pyfuse3.invalidate_entry(invalidation.parent, os.fsencode(invalidation.name))
+        elif isinstance(invalidation, StalePages):
+            # Waits for reads that are under way, as for them the pages are locked.
+            pyfuse3.invalidate_inode(invalidation.ino)
         else:
             # Pages stay: other content comes with another inode.
             pyfuse3.invalidate_inode(invalidation.ino, attr_only=True)

@@ -32,6 +32,7 @@ Fault = Literal[
     "truncate",
     "twice",
     "corrupt",
+    "corrupt part",
     "429",
     "429 later",
     "500",
@@ -46,10 +47,11 @@ Fault = Literal[
 `drop`: the connection ends before the server hears of it. `lose`: the server does it, then the connection
 ends without an answer. `reset`: the same with a TCP reset. `partial`: half of the body reaches the server,
 then both connections end. `truncate`: the answer's body ends half-way. `twice`: the server gets it two
-times, the second answer counts. `corrupt`: one byte of a whole object's download is another. `429`, `500`,
-`503`, `html` (status 200, a page of HTML): answered by the proxy, never seen by the server; `429 later`
-says when to come back. `500 done`: the server did it, and the client is told that it failed. `hole`: no
-answer for as long as the client waits, `hole done`: the same after the server did it.
+times, the second answer counts. `corrupt`: one byte of a whole object's download is another; `corrupt
+part`: of any download, also of one that asks for a part. `429`, `500`, `503`, `html` (status 200, a page of
+HTML): answered by the proxy, never seen by the server; `429 later` says when to come back. `500 done`: the
+server did it, and the client is told that it failed. `hole`: no answer for as long as the client waits,
+`hole done`: the same after the server did it.
 """
 
 _SENDS_NOTHING: frozenset[Fault] = frozenset({"drop", "429", "429 later", "500", "503", "html", "hole"})
@@ -257,8 +259,9 @@ class Proxy:
         for fault, share in self.weather.faults.items():
             roll -= share
             if roll < 0:
-                whole_object = request.method == b"GET" and not _header(request.headers, b"range")
-                fits = fault != "corrupt" or whole_object
+                fits = request.method == b"GET" if fault == "corrupt part" else True
+                if fault == "corrupt":
+                    fits = request.method == b"GET" and not _header(request.headers, b"range")
                 self.met[fault if fits else "none"] += 1
                 return fault if fits else None
         self.met["none"] += 1
@@ -282,7 +285,8 @@ class Proxy:
             return None
         if fault is not None and fault in _ANSWERS:
             return _Answer(*_ANSWERS[fault])
-        return self._corrupted(answer) if answer is not None and fault == "corrupt" else answer
+        spoils = answer is not None and fault in {"corrupt", "corrupt part"}
+        return self._corrupted(answer) if answer is not None and spoils else answer
 
     def _tell(self, moment: Moment, seen: Exchange) -> None:
         if self.watch is not None:
@@ -329,7 +333,7 @@ class Proxy:
                 await far.send_all((head + body)[: len(head) + len(body) // 2 if body else len(head) // 2])
 
     def _corrupted(self, answer: _Answer) -> _Answer:
-        if not answer.body or answer.status != 200:
+        if not answer.body or answer.status not in {200, 206}:
             return answer
         position = self._chance.randrange(len(answer.body))
         body = bytearray(answer.body)

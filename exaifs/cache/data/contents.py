@@ -51,6 +51,8 @@ class ContentStore:
         self._small = SmallContents(shelf, source, spawn)
         self._transfers = transfers
         self._closed = False
+        self.damage = shelf.damage
+        """Contents some of which was handed out and turned out to be wrong."""
         self._memory_hits = 0
         self._disk_hits = 0
         self._remote_reads = 0
@@ -102,7 +104,7 @@ class ContentStore:
             # No task is left that could write; the files were closed, what they leave is removed.
             shelf.disk.close()
             with anyio.CancelScope(shield=True):
-                await shelf.threads.run(_remove_partials, shelf)
+                await shelf.threads.run(shelf.disk.remove_partials)
         if failure is not None:
             raise failure
 
@@ -253,6 +255,7 @@ class ContentStore:
         if sha256 is not None and new.sha256 is None:
             self._shelf.aliases.learn(new.version, sha256)
         self._shelf.pins.rekey(old, new)
+        self._shelf.damage.rekey(old, new)
         if new.version not in self._transfers and old.version in self._transfers:
             transfer = self._transfers.pop(old.version)
             transfer.ref = new
@@ -388,10 +391,3 @@ class ContentStore:
 def _make_directories(directory: Path) -> None:
     for name in ("content", "partial", "staging"):
         (directory / name).mkdir(mode=0o700, parents=True, exist_ok=True)
-
-
-def _remove_partials(shelf: Shelf) -> None:
-    """Remove what unfinished downloads of this run left."""
-    for path in shelf.disk.partial_directory.glob("*"):
-        if shelf.disk.is_of_this_run(path.name):
-            unlink_quietly(path)

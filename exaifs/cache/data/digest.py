@@ -1,7 +1,8 @@
-"""The SHA-256 of a file that is being changed: made on the way, as long as it is written in order."""
+"""The SHA-256 of a file that is being written: made on the way, as far as it is written in order."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 
@@ -23,11 +24,29 @@ class Digest:
             OSError: it cannot be read.
         """
         digest = cls()
-        buffer = bytearray(MIB)
-        view = memoryview(buffer)
-        while count := os.preadv(fd, [view], digest._hashed_bytes):
-            digest.follow(digest._hashed_bytes, view[:count])
+        while digest._read_on(fd, MIB):
+            pass
         return digest
+
+    def read_on(self, fd: int, until_bytes: int) -> None:
+        """Follow what was written behind what is followed already, up to an offset; blocks.
+
+        Raises:
+            OSError: it cannot be read, or the file ends before.
+        """
+        while self._hashed_bytes < until_bytes:
+            if not self._read_on(fd, min(MIB, until_bytes - self._hashed_bytes)):
+                raise OSError(errno.EIO, "the file became shorter")
+
+    def _read_on(self, fd: int, size_bytes: int) -> int:
+        data = os.pread(fd, size_bytes, self._hashed_bytes)
+        self.follow(self._hashed_bytes, data)
+        return len(data)
+
+    @property
+    def followed_bytes(self) -> int:
+        """How much of the file, from its start, is hashed."""
+        return self._hashed_bytes
 
     def follow(self, offset: int, data: bytes | memoryview) -> None:
         """Take notice of a write."""

@@ -89,6 +89,11 @@ class DiskTier:
         """Tell whether a name in `partial/` was given by `new_partial` here."""
         return partial_name.startswith(self._run)
 
+    def remove_partials(self) -> None:
+        """Remove what unfinished downloads of this run left; blocks."""
+        for path in self.partial_directory.glob(f"{self._run}*"):
+            unlink_quietly(path)
+
     def size_of(self, sha256: str) -> int | None:
         """Return the size of a content that is there, as the table says."""
         row = None

@@ -1,7 +1,8 @@
 """The download of one large content: ranges in flight, readers that wait, and the check at the end.
 
-No block is in the claim of two runs. Readers get bytes as they arrive, before the whole can be verified.
-What one request brings whole, and the next copy once one was wrong, is verified first (`_hold`).
+No block is in the claim of two runs. Readers get bytes as they arrive, before the whole can be verified;
+what is complete is verified before more of it goes out (`arriving.Copy`). What one request brings whole,
+and the next copy once one was wrong, is verified before any of it does.
 Everything that decides is synchronous; runs live in the store's task group.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import anyio
 import structlog
 
+from exaifs.cache.data.arriving import Copy
 from exaifs.cache.data.blocks import (
     BLOCK_BYTES,
     MAX_WINDOW_BYTES,
@@ -27,11 +29,12 @@ from exaifs.cache.data.blocks import (
     total,
     widen,
 )
+from exaifs.cache.data.memoryspool import MemorySpool
 from exaifs.cache.data.receive import Run, Runs, download
 from exaifs.cache.data.shelf import Shelf, hash_problem, local_error
 from exaifs.cache.data.small import KEEP_S, Spawn
 from exaifs.cache.data.source import Source
-from exaifs.cache.data.spool import DiskSpool, MemorySpool, Spool
+from exaifs.cache.data.spool import DiskSpool
 from exaifs.cache.data.waiters import Waiter, Waiters
 from exaifs.errors import ExaifsError, IntegrityError
 from exaifs.model import ObjectRef
@@ -67,16 +70,13 @@ class Transfer:
         self._source = source
         self._spawn = spawn
         self._ahead = ReadAhead()
-        self._spool = shelf.new_spool(ref, on_disk=shelf.may_write(ref.size_bytes))
+        self._copy = Copy(ref, shelf.new_spool(ref, on_disk=shelf.may_write(ref.size_bytes)))
         self._waiters = Waiters()
         self._runs = Runs()
         self._fill = False  # fetch the rest in the background
-        self._hold = False  # hand out nothing before it is verified
-        self._wrong_digest: str | None = None
-        self._served_bytes = 0  # handed out from the present copy
+        self._wrong_digest: str | None = None  # of the last copy
         self._checking = False
         self._last_step = anyio.CancelScope(shield=True)  # around the check
-        self._verified = False  # the present copy
         self._done = False  # kept, refused or given up: no more requests
 
     # What the shelf asks.
@@ -89,12 +89,12 @@ class Transfer:
     @property
     def stored_bytes(self) -> int:
         """What it takes on disk now, beside the disk tier's contents."""
-        return self._spool.stored_bytes
+        return self._copy.spool.stored_bytes
 
     @property
     def size_bytes(self) -> int:
         """What it will take on disk when complete."""
-        return self.ref.size_bytes if isinstance(self._spool, DiskSpool) else 0
+        return self.ref.size_bytes if self._copy.on_disk else 0
 
     def close(self, error: ExaifsError | None = None) -> None:
         """Stop everything and give up what is there.
@@ -110,18 +110,16 @@ class Transfer:
         self._done = not self._checking
         if self._done:
             self._forget()
-            self._release(self._spool)
+            self._release(self._copy)
 
     # What the content store asks.
 
     def read_nowait(self, offset: int, size_bytes: int) -> bytes | None:
         """Return bytes that are here and can be read without waiting; goes on with read-ahead."""
-        if not self._is_readable(span(offset, size_bytes)):
+        if not self._copy.is_readable(span(offset, size_bytes)):
             return None
         self._plan(offset, size_bytes)
-        data = self._spool.read_nowait(offset, size_bytes)
-        self._served_bytes += len(data or b"")
-        return data
+        return self._copy.read_nowait(offset, size_bytes)
 
     async def read(self, offset: int, size_bytes: int) -> bytes | None:
         """Return these bytes, which lie inside the content; None: it is no longer here, look again.
@@ -132,20 +130,16 @@ class Transfer:
             RemoteError: as the bucket said.
         """
         self._plan(offset, size_bytes)
-        data: bytes | None = None
+        needed = self.all_blocks if self._copy.hold else span(offset, size_bytes)
         try:
-            with self._waiters.joined(
-                self.all_blocks if self._hold else span(offset, size_bytes)
-            ) as waiter:
+            with self._waiters.joined(needed) as waiter:
                 while True:
-                    spool = self._spool
-                    data = await self._wait_and_read(waiter, offset, size_bytes)
-                    if data is not None or spool is self._spool:
-                        break
+                    copy = self._copy
+                    data = await self._wait_and_read(copy, waiter, offset, size_bytes)
+                    if data is not None or copy is self._copy:
+                        return data
         finally:
             self.settle()
-        self._served_bytes += len(data or b"")
-        return data
 
     async def wait_kept(self) -> None:
         """Fetch everything and return when it is a verified file of the disk tier.
@@ -154,8 +148,8 @@ class Transfer:
             NoSpace: the local disk has no room.
             ExaifsError: the local disk cannot be used, or as `read`.
         """
-        if not isinstance(self._spool, DiskSpool):
-            self._replace_spool(on_disk=True)
+        if not self._copy.on_disk:
+            self._begin_again(on_disk=True, hold=self._copy.hold)
         try:
             with self._waiters.joined(self.all_blocks, needs_file=True) as waiter:
                 while not self._done:
@@ -175,25 +169,27 @@ class Transfer:
                 # What is nearly here is cheaper to finish than to break the connection for.
                 if run.claimed_bytes > (MAX_WINDOW_BYTES if self._runs.is_stream(run) else SMALL_BYTES):
                     self._runs.cancel(run)
-            if not (self.busy or self._runs or isinstance(self._spool, DiskSpool)):
+            if not (self.busy or self._runs or self._copy.on_disk):
                 self._forget()
+                self._release(self._copy)
         if self._done and not self._waiters:
-            self._release(self._spool)
+            self._release(self._copy)
 
     def _is_pinned(self) -> bool:
         return self._shelf.pins.count(self.ref.version) > 0
 
     # Waiting.
 
-    async def _wait_and_read(self, waiter: Waiter, offset: int, size_bytes: int) -> bytes | None:
-        """Wait on the present spool; None when it was replaced, or is of no use any more."""
-        spool = self._spool
-        if self._hold and self.size_bytes == 0 and self.ref.size_bytes > self._shelf.memory.limit_bytes:
+    async def _wait_and_read(
+        self, copy: Copy, waiter: Waiter, offset: int, size_bytes: int
+    ) -> bytes | None:
+        """Wait on the present copy; None when it was replaced, or is of no use any more."""
+        if copy.hold and not copy.on_disk and self.ref.size_bytes > self._shelf.memory.limit_bytes:
             raise IntegrityError(f"{self.ref.key}: a copy was wrong, and there is no room to check another")
-        with spool.held(waiter.blocks):
-            while self._spool is spool:
-                if self._is_readable(waiter.blocks):
-                    return await self._read_spool(spool, offset, size_bytes)
+        with copy.spool.held(waiter.blocks):
+            while self._copy is copy:
+                if copy.is_readable(waiter.blocks):
+                    return await self._read_copy(copy, offset, size_bytes)
                 waiter.raise_error()
                 if self._done:
                     return None
@@ -201,18 +197,12 @@ class Transfer:
                 await waiter.wait()
         return None
 
-    async def _read_spool(self, spool: Spool, offset: int, size_bytes: int) -> bytes | None:
-        data = spool.read_nowait(offset, size_bytes) if size_bytes < MIB else None
-        if data is not None:
-            return data
+    async def _read_copy(self, copy: Copy, offset: int, size_bytes: int) -> bytes | None:
         try:
-            return await spool.read(offset, size_bytes)
+            return await copy.read(offset, size_bytes)
         except OSError as exc:
-            self._fall_back(spool, "reading a partial file", exc)
+            self._fall_back(copy, "reading a partial file", exc)
             return None
-
-    def _is_readable(self, blocks: Interval) -> bool:
-        return (self._verified or not self._hold) and not self._spool.missing(blocks)
 
     # Deciding what to fetch.
 
@@ -220,9 +210,9 @@ class Transfer:
         """Note a read and start what it, and the reads that will follow, need."""
         blocks = span(offset, size_bytes)
         window = self._ahead.observe(offset, size_bytes)
-        if window is None and self._spool.missing(blocks):
+        if window is None and self._copy.spool.missing(blocks):
             self._note_miss()
-        window = min(window or 0, self._spool.window_limit_bytes if self._is_pinned() else 0)
+        window = min(window or 0, self._copy.spool.window_limit_bytes if self._is_pinned() else 0)
         last = block_count(min(offset + size_bytes + window, self.ref.size_bytes))
         free = self._unclaimed(widen((blocks[0], last), self.all_blocks[1]))
         # New windows are asked for when half of the last one is used up, not at every read.
@@ -236,12 +226,12 @@ class Transfer:
             for run in self._runs_ahead():
                 if run.claimed_bytes > SMALL_BYTES:
                     self._runs.cancel(run)
-        missing_bytes = total(self._spool.missing(self.all_blocks)) * BLOCK_BYTES
+        missing_bytes = total(self._copy.spool.missing(self.all_blocks)) * BLOCK_BYTES
         self._fill = self._ahead.note_miss(missing_bytes) and self._is_pinned()
 
     def _unclaimed(self, blocks: Interval) -> list[Interval]:
         claims = self._runs.claims
-        return merge_close(subtract(self._spool.missing(blocks), claims), _MERGE_BLOCKS, claims)
+        return merge_close(subtract(self._copy.spool.missing(blocks), claims), _MERGE_BLOCKS, claims)
 
     def _launch(self, intervals: list[Interval], demanded: Interval) -> None:
         """Start runs as far as there are slots; read-ahead gives way to what a reader waits for."""
@@ -255,11 +245,11 @@ class Transfer:
                 self._runs.cancel(ahead[0])
             # What comes whole, in one request, can be verified before anybody sees it; it is not large.
             is_whole = claim == self.all_blocks and self.ref.sha256 is not None
-            self._hold |= is_whole and isinstance(self._spool, DiskSpool)
+            self._copy.hold |= is_whole and self._copy.on_disk
             self._spawn(self._run, self._runs.add(claim))
 
     def _continue_fill(self) -> None:
-        if self._fill and isinstance(self._spool, DiskSpool):
+        if self._fill and self._copy.on_disk:
             rest = list(cut(self._unclaimed(self.all_blocks), _MAX_BLOCKS))
             self._launch(rest[: max(0, _FILL_RUNS - len(self._runs))], (0, 0))
 
@@ -295,75 +285,79 @@ class Transfer:
     async def store(self, run: Run, first_block: int, data: bytes) -> None:
         """Hold whole blocks that have arrived and tell those who wait for them."""
         blocks = (first_block, first_block + block_count(len(data)))
-        run.fresh_blocks += total(self._spool.missing(blocks))
-        enough = self._spool.put(first_block, data)
+        spool = self._copy.spool
+        run.fresh_blocks += total(spool.missing(blocks))
+        enough = spool.put(first_block, data)
         for waiter in self._waiters.overlapping(blocks):
-            if not self._spool.missing(waiter.blocks):
+            if not spool.missing(waiter.blocks):
                 waiter.wake()
         if enough:
             await self._flush()
 
     async def _flush(self) -> None:
-        spool = self._spool
+        copy = self._copy
         try:
-            await self._shelf.with_room(MIB, spool.flush)
+            await self._shelf.with_room(MIB, copy.spool.flush)
         except OSError as exc:
-            self._fall_back(spool, "writing a partial file", exc)
+            self._fall_back(copy, "writing a partial file", exc)
         if self._shelf.over_limit():
             await self._shelf.make_room()
 
-    # Spools.
+    # Copies.
 
-    def _replace_spool(self, *, on_disk: bool) -> None:
-        old, self._spool = self._spool, self._shelf.new_spool(self.ref, on_disk=on_disk)
-        self._verified = False
-        self._served_bytes = 0
+    def _begin_again(self, *, on_disk: bool, hold: bool) -> None:
+        old = self._copy
+        self._copy = Copy(self.ref, self._shelf.new_spool(self.ref, on_disk=on_disk), hold=hold)
         self._release(old)
         self._waiters.wake()
 
-    def _release(self, spool: Spool) -> None:
-        path = spool.close()
+    def _release(self, copy: Copy) -> None:
+        if copy.is_doubtful:
+            self._shelf.damage.doubt(self.ref)
+        path = copy.spool.close()
         if path is not None:
             self._spawn(self._shelf.removal(path))
 
-    def _fall_back(self, spool: Spool, doing: str, exc: OSError) -> None:
+    def _fall_back(self, copy: Copy, doing: str, exc: OSError) -> None:
         """Go on from memory: the disk failed."""
-        if spool is self._spool and not self._done:
+        if copy is self._copy and not self._done:
             self._shelf.health.failed(doing, exc)
             self._waiters.fail(self.all_blocks, local_error(exc), only_files=True)
-            self._hold = self._wrong_digest is not None  # there may be no room to hold it
-            self._replace_spool(on_disk=False)
-            if isinstance(spool, DiskSpool):
-                for block, piece in spool.pending:
-                    self._spool.put(block, piece)
+            # There may be no room to hold it, unless that has to be.
+            self._begin_again(on_disk=False, hold=self._wrong_digest is not None)
+            self._copy.handed_out_bytes = copy.handed_out_bytes
+            if isinstance(copy.spool, DiskSpool):
+                for block, piece in copy.spool.pending:
+                    self._copy.spool.put(block, piece)
 
     # The end.
 
     def _check_if_complete(self) -> None:
-        if not (self._done or self._checking or self._runs or self._spool.missing(self.all_blocks)):
+        if self._copy.spool.is_whole and not (self._done or self._checking or self._runs):
             self._checking = True
             self._last_step = anyio.CancelScope(shield=True)
             self._spawn(self._check)
 
     async def _check(self) -> None:
         """Compare the complete content with its hash, then keep it or fetch it again."""
-        spool = self._spool
+        copy = self._copy
         with self._last_step:
             try:
-                digest = await spool.digest()
-                if digest is not None and spool is self._spool:
+                digest = await copy.spool.digest()
+                if digest is not None and copy is self._copy:
                     if self.ref.sha256 in {None, digest}:
-                        await self._keep(spool, digest)
+                        await self._keep(copy, digest)
                     else:
-                        self._reject(digest)
+                        self._reject(copy, digest)
             except OSError as exc:
-                self._fall_back(spool, "reading a partial file", exc)
+                self._fall_back(copy, "reading a partial file", exc)
         self._checking = False
         self._waiters.wake()
         self.settle()
 
-    async def _keep(self, spool: Spool, digest: str) -> None:
-        self._verified = True
+    async def _keep(self, copy: Copy, digest: str) -> None:
+        spool = copy.spool
+        copy.verified = True
         if self.ref.sha256 is None:
             self._shelf.aliases.learn(self.ref.version, digest)
         if isinstance(spool, DiskSpool):
@@ -379,15 +373,16 @@ class Transfer:
         self._forget()
         await self._shelf.make_room()
 
-    def _reject(self, digest: str) -> None:
+    def _reject(self, copy: Copy, digest: str) -> None:
         """Drop a copy with the wrong hash: fetch once more, or give up if that was the second."""
         problem = hash_problem(self.ref, digest)
-        _log.warning("downloaded bytes are wrong", problem=problem, handed_out_bytes=self._served_bytes)
+        _log.warning("downloaded bytes are wrong", problem=problem, handed_out_bytes=copy.handed_out_bytes)
+        if copy.handed_out_bytes:
+            self._shelf.damage.note(self.ref)
         before, self._wrong_digest = self._wrong_digest, digest
-        self._spool.clear()
-        self._hold = True
+        copy.spool.clear()
         self._waiters.widen(self.all_blocks)
-        self._replace_spool(on_disk=isinstance(self._spool, DiskSpool))
+        self._begin_again(on_disk=copy.on_disk, hold=True)
         if digest == before:
             self._done = True
             self._waiters.fail(self.all_blocks, self._shelf.refuse(self.ref, problem))

@@ -18,10 +18,12 @@ import structlog
 from exaifs.cache.connection import Database
 from exaifs.cache.data.aliases import Aliases
 from exaifs.cache.data.blocks import MIB
+from exaifs.cache.data.damage import Damage
 from exaifs.cache.data.disk import DiskTier
 from exaifs.cache.data.memory import MemoryTier
+from exaifs.cache.data.memoryspool import MemorySpool
 from exaifs.cache.data.pins import Pins
-from exaifs.cache.data.spool import DiskSpool, MemorySpool, Spool
+from exaifs.cache.data.spool import DiskSpool, Spool
 from exaifs.cache.health import DiskHealth
 from exaifs.cache.localfile import (
     LocalFile,
@@ -105,6 +107,7 @@ class Shelf:
         self.threads = Threads()
         self.database = database
         self.health = health
+        self.damage = Damage()
         self.memory = MemoryTier(limits.memory_bytes)
         self.disk = DiskTier(directory, database, self.threads, self.health)
         self.aliases = Aliases(database, self.health)

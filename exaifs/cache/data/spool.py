@@ -1,7 +1,6 @@
-"""Where the blocks of a content are held while it arrives: a sparse file, or memory.
+"""Where the blocks of a content are held while it arrives: a sparse file, or memory (`memoryspool`).
 
-A spool knows which blocks it has. Blocks of a file stay until the spool goes; blocks in memory leave as
-the memory tier needs room, except those that a reader waits for right now.
+A spool knows which blocks it has, and hashes them as they come. Blocks of a file stay until the spool goes.
 """
 
 from __future__ import annotations
@@ -20,18 +19,15 @@ from exaifs.cache.data.blocks import (
     IntervalSet,
     block_count,
     block_parts,
-    block_size,
     merge_close,
     span,
     split,
 )
-from exaifs.cache.data.memory import MemoryTier, join
+from exaifs.cache.data.digest import Digest
 from exaifs.cache.localfile import (
     LocalFile,
     Threads,
     create,
-    sha256_of_bytes,
-    sha256_of_file,
     unlink_quietly,
     write_at,
 )
@@ -51,6 +47,10 @@ class Spool(Protocol):
     def window_limit_bytes(self) -> int:
         """How far ahead of a reader it pays to fetch."""
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether every block came, so that `digest` knows the content."""
+
     def missing(self, blocks: Interval) -> list[Interval]:
         """Return the blocks that are not there."""
 
@@ -61,7 +61,7 @@ class Spool(Protocol):
         """Take whole blocks, which are there from now on; True: call `flush` before the next."""
 
     async def flush(self) -> None:
-        """Write what is only in memory where it belongs.
+        """Write what is only in memory where it belongs, and hash what has come without a gap.
 
         Raises:
             OSError: the disk refuses; what was put is still readable.
@@ -78,7 +78,7 @@ class Spool(Protocol):
         """
 
     async def digest(self) -> str | None:
-        """Return the SHA-256 of the whole content, None when some of it is not there (any more).
+        """Return the SHA-256 of the whole content, None when some of it did not come yet.
 
         Raises:
             OSError: the disk does not give it back.
@@ -108,7 +108,9 @@ class DiskSpool:
         self.placed = False
         """Whether the file was renamed and is the disk tier's now."""
         self._size_bytes = size_bytes
+        self._blocks = block_count(size_bytes)
         self._threads = threads
+        self._digest = Digest()
         self._present = IntervalSet()
         self._pending: dict[int, bytes] = {}  # by block; present, not yet written
         self._pending_bytes = 0
@@ -121,6 +123,11 @@ class DiskSpool:
         return (
             0 if self.placed or self._closed else min(self._present.total * BLOCK_BYTES, self._size_bytes)
         )
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every block came."""
+        return self._present.total == self._blocks
 
     @property
     def pending(self) -> list[tuple[int, bytes]]:
@@ -146,7 +153,7 @@ class DiskSpool:
         return self._pending_bytes >= _BATCH_BYTES
 
     async def flush(self) -> None:
-        """Write the pending blocks in a thread."""
+        """Write the pending blocks in a thread, and read back what follows on what is hashed."""
         async with self._writing:
             if not self._pending or self._closed:
                 return
@@ -158,14 +165,21 @@ class DiskSpool:
                     return
                 self.file = file
             batch = sorted(self._pending.items())
+            until_bytes = self._bytes_in_order()
             with self.file.used() as fd:
                 await self._threads.run(_write_blocks, fd, batch)
+                await self._threads.run(self._digest.read_on, fd, until_bytes)
             for block, piece in batch:
                 del self._pending[block]
                 self._pending_bytes -= len(piece)
 
     def _is_closed(self) -> bool:
         return self._closed
+
+    def _bytes_in_order(self) -> int:
+        """Return how much is there without a gap."""
+        gaps = self._present.missing(0, self._blocks)
+        return min(gaps[0][0] * BLOCK_BYTES, self._size_bytes) if gaps else self._size_bytes
 
     def read_nowait(self, offset: int, size_bytes: int) -> bytes | None:
         """Join pending blocks with what is in the page cache; what was just written is."""
@@ -210,12 +224,9 @@ class DiskSpool:
         return data
 
     async def digest(self) -> str | None:
-        """Hash the file in a thread."""
+        """Hash what is not hashed yet; most was, as it came."""
         await self.flush()
-        if self.file is None or self._pending or self.missing((0, block_count(self._size_bytes))):
-            return None
-        with self.file.used() as fd:
-            return await self._threads.run(sha256_of_file, fd, self._size_bytes)
+        return self._digest.of(self._size_bytes) if self.is_whole and not self._pending else None
 
     def close(self) -> Path | None:
         """Close the file once its readers are done."""
@@ -236,111 +247,3 @@ def _write_blocks(fd: int, batch: list[tuple[int, bytes]]) -> None:
     for first, last in merge_close(((block, block + 1) for block, _ in batch), 0):
         pieces = [piece for block, piece in batch if first <= block < last]
         write_at(fd, first * BLOCK_BYTES, b"".join(pieces))
-
-
-class MemorySpool:
-    """Blocks in the memory tier, and outside it those that somebody waits for.
-
-    Args:
-        memory: the tier, which may drop any block at any time.
-        content: the key of the blocks in it.
-        size_bytes: of the whole content.
-        threads: for hashing.
-    """
-
-    def __init__(self, memory: MemoryTier, content: str, size_bytes: int, threads: Threads) -> None:
-        self._memory = memory
-        self._content = content
-        self._size_bytes = size_bytes
-        self._threads = threads
-        self._wanted: list[Interval] = []
-        self._held: dict[int, bytes] = {}
-
-    @property
-    def stored_bytes(self) -> int:
-        """Nothing."""
-        return 0
-
-    @property
-    def window_limit_bytes(self) -> int:
-        """A quarter of the tier, so that read-ahead does not push itself out."""
-        return self._memory.limit_bytes // 4
-
-    def missing(self, blocks: Interval) -> list[Interval]:
-        """Return the blocks that are not there."""
-        present = IntervalSet()
-        for block in range(*blocks):
-            if block in self._held or self._memory.has(self._content, block):
-                present.add(block, block + 1)
-        return present.missing(*blocks)
-
-    @contextmanager
-    def held(self, blocks: Interval) -> Iterator[None]:
-        """Keep these blocks, also those that come later, until the end of the context."""
-        self._wanted.append(blocks)
-        for block in range(*blocks):
-            data = self._memory.get(self._content, block)
-            if data is not None:
-                self._held[block] = data
-        try:
-            yield
-        finally:
-            self._wanted.remove(blocks)
-            for block in range(*blocks):
-                if not self._is_wanted(block):
-                    self._held.pop(block, None)
-
-    def _is_wanted(self, block: int) -> bool:
-        return any(start <= block < stop for start, stop in self._wanted)
-
-    def put(self, first_block: int, data: bytes) -> bool:
-        """Keep blocks in the tier, and those that somebody waits for in any case."""
-        for block, piece in split(first_block, data):
-            self._memory.put(self._content, block, piece)
-            if self._is_wanted(block):
-                self._held[block] = piece
-        return False
-
-    async def flush(self) -> None:
-        """Do nothing: memory is where they belong."""
-
-    def read_nowait(self, offset: int, size_bytes: int) -> bytes | None:
-        """Join the blocks."""
-        first, last = span(offset, size_bytes)
-        pieces: list[bytes] = []
-        for block in range(first, last):
-            data = self._memory.get(self._content, block) or self._held.get(block)
-            if data is None:
-                return None
-            pieces.append(data)
-        return join(pieces, offset - first * BLOCK_BYTES, size_bytes)
-
-    async def read(self, offset: int, size_bytes: int) -> bytes:
-        """Join the blocks."""
-        data = self.read_nowait(offset, size_bytes)
-        if data is None:
-            raise LookupError("a block left while it was wanted")
-        return data
-
-    async def digest(self) -> str | None:
-        """Hash the blocks in a thread, if all of them are there."""
-        data = self.read_nowait(0, self._size_bytes)
-        return None if data is None else await self._threads.run(sha256_of_bytes, data)
-
-    def rename(self, content: str) -> None:
-        """Give the blocks that are there another key: that of the verified content."""
-        for block in range(block_count(self._size_bytes)):
-            data = self._memory.get(self._content, block) or self._held.get(block)
-            if data is not None and len(data) == block_size(block, self._size_bytes):
-                self._memory.put(content, block, data)
-        self._memory.drop(self._content, (0, block_count(self._size_bytes)))
-        self._content = content
-
-    def close(self) -> Path | None:
-        """Do nothing: the tier drops what it needs to."""
-        return None
-
-    def clear(self) -> None:
-        """Forget every block: they were wrong."""
-        self._memory.drop(self._content, (0, block_count(self._size_bytes)))
-        self._held.clear()

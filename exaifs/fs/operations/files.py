@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from exaifs.errors import BadHandle, ExaifsError, IsADirectory, Stale
+from exaifs.errors import BadHandle, ExaifsError, IntegrityError, IsADirectory, Stale
 from exaifs.fs.core import Core
 from exaifs.fs.operations.namespace import Namespace
 from exaifs.fs.operations.writing import Writer
@@ -110,11 +110,14 @@ class Files:
                 self._close(opened)
                 raise
             opened.changed = True
-        # Content under an inode changes only through this host's kernel, so its pages stay good.
-        return OpenedFile(opened.handle, keep_cache=True)
+        # Content under an inode changes only through this host's kernel, so its pages stay good, unless
+        # they are of a copy that was found wrong, or was given up before it could be.
+        damage, ref = self._contents.damage, inode.entry.ref
+        return OpenedFile(opened.handle, keep_cache=not (damage.take_doubt(ref) or damage.since(ref, 0)))
 
     def _open(self, inode: Inode, flags: int) -> OpenFile:
         opened = self._handles.open_file(inode, flags)
+        opened.damage_seen = self._contents.damage.found
         if not inode.entry.pending:
             opened.pinned = inode.entry.ref
             self._contents.pin(opened.pinned)
@@ -140,6 +143,7 @@ class Files:
             return inode.staged.read_at(offset, size_bytes) if inode.staged.is_proven else None
         if inode.entry.pending:
             raise Stale("the unsent bytes of this file were kept aside; see `exaifs conflicts`")
+        self._check_copy(opened)
         if offset >= inode.entry.size_bytes:
             return b""
         return self._contents.read_nowait(inode.entry.ref, offset, size_bytes)
@@ -150,19 +154,22 @@ class Files:
         Raises:
             Stale: this version is gone from the bucket and was not cached.
             DamagedBytes: an earlier run's unsent bytes are not what was written.
+            IntegrityError: the bucket's bytes are not what its row says, or some that were read before were
+                not: large files are read before all of them is here.
             RemoteError: not cached, and Supabase does not answer.
         """
         while True:
             data = self.read_nowait(fh, offset, size_bytes)
             if data is not None:
                 return data
-            inode = self._handles.file(fh).inode
+            opened = self._handles.file(fh)
+            inode = opened.inode
             if inode.staged is not None:
                 await self._prove(inode, inode.staged)
                 continue
             ref = inode.entry.ref
             try:
-                return await self._contents.read(self._core.stored(inode.entry), offset, size_bytes)
+                fetched = await self._contents.read(self._core.stored(inode.entry), offset, size_bytes)
             except Stale:
                 # Our own rename gives the same bytes another version.
                 await self._core.claims.wait_free(ref.key)
@@ -173,6 +180,17 @@ class Files:
                     if not (inode.unlinked or self._table.is_replaced(inode)):
                         await self._revalidate(inode)
                     raise
+            else:
+                self._check_copy(opened)
+                return fetched
+
+    def _check_copy(self, opened: OpenFile) -> None:
+        """Refuse to go on where an earlier read through this handle may have had wrong bytes."""
+        ref = opened.inode.entry.ref
+        if self._contents.damage.since(ref, opened.damage_seen):
+            raise IntegrityError(
+                f"{path_of(ref.key)}: what was read of it came damaged; open it again and read it anew"
+            )
 
     async def _prove(self, inode: Inode, staged: Staged) -> None:
         """Have unsent bytes of an earlier run compared, before anybody reads them."""

@@ -21,6 +21,8 @@ class OpenFile:
     pinned: ObjectRef | None = None
     """Content that must stay in the cache while this is open."""
     was_read: bool = False
+    damage_seen: int = 0
+    """`Damage.found` when it was opened."""
     changed: bool = False
     """Whether opening it made or emptied the file."""
 

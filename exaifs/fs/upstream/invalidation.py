@@ -1,4 +1,4 @@
-"""What the kernel must forget because another host changed it.
+"""What the kernel must forget: what another host changed, and bytes that are not the right ones.
 
 `fs` says what, `fuse` tells the kernel, from a task of its own: telling it inside a handler can deadlock.
 """
@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -33,7 +33,14 @@ class StaleAttributes:
     ino: Ino
 
 
-Invalidation = StaleName | StaleAttributes
+@dataclass(frozen=True, slots=True)
+class StalePages:
+    """An inode whose bytes, as far as the kernel has them, are not the right ones."""
+
+    ino: Ino
+
+
+Invalidation = StaleName | StaleAttributes | StalePages
 
 
 class Invalidations:
@@ -58,6 +65,11 @@ class Invalidations:
             directory = self._index.directory(prefix)
             if directory is not None:
                 self._put(StaleAttributes(directory.ino))
+
+    def drop_pages(self, inos: Iterable[Ino]) -> None:
+        """Have the kernel read the bytes of some inodes again."""
+        for ino in inos:
+            self._put(StalePages(ino))
 
     def distrust(self, inos: Sequence[Ino]) -> None:
         """Have the kernel ask again for inodes whose freshness can no longer be promised.

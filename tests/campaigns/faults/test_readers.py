@@ -24,7 +24,7 @@ READ_S = SECONDS / 3 if SECONDS else 3.0
 
 BAD: dict[Fault, float] = {
     "truncate": 0.15,
-    "corrupt": 0.15,
+    "corrupt part": 0.15,
     "reset": 0.05,
     "lose": 0.05,
     "500": 0.1,
@@ -32,7 +32,7 @@ BAD: dict[Fault, float] = {
     "429": 0.05,
     "twice": 0.05,
 }
-SIZES = (0, 1, 1000, 65_536, 300_000, 3_000_000)
+SIZES = (0, 1, 1000, 65_536, 300_000, 3_000_000, 20_000_000)
 
 
 def read(path: Path) -> bytes | int | None:
@@ -61,7 +61,11 @@ def test_readers_get_the_right_bytes_or_an_error(embedded_supabase: dict[str, st
         number = 0
         # Each run begins with a cold cache: what was read once is never fetched again.
         # Which requests meet what is chance: it goes on until both ways to spoil bytes have been met.
-        while number < 2 or time.monotonic() < end or not (proxy.met["truncate"] and proxy.met["corrupt"]):
+        while (
+            number < 2
+            or time.monotonic() < end
+            or not (proxy.met["truncate"] and proxy.met["corrupt part"])
+        ):
             number += 1
             place = tmp_path / f"reader-{number}"
             with Host(place, {**environment, "SUPABASE_URL": proxy.url}) as reader:
