@@ -70,11 +70,23 @@ def daemon_of(mountpoint: Path) -> int | None:
 
     None when there is none, or when it is another user's and may not be looked at.
     """
+    return next((pid for pid, _lock in _served(mountpoint)), None)
+
+
+def cache_directory_of(mountpoint: Path) -> Path | None:
+    """Return the cache directory of the mount at this absolute path: its daemon is not asked, and may hang.
+
+    None as for `daemon_of`.
+    """
+    return next((lock.parent for _pid, lock in _served(mountpoint)), None)
+
+
+def _served(mountpoint: Path) -> Iterator[tuple[int, Path]]:
+    """Yield the process that serves a mount, and its lock file."""
     for pid in _processes():
         for target, link in _descriptors(pid):
             if target.endswith(f"/{LOCK_NAME}") and read_lock(link).get("mountpoint") == str(mountpoint):
-                return pid
-    return None
+                yield pid, Path(target)
 
 
 def _descriptors(pid: int) -> Iterator[tuple[str, Path]]:

@@ -11,11 +11,9 @@ from exaifs import mountpoint as mountpoints
 from exaifs.cache.directory import unsent_in
 from exaifs.cli.command import Session, command as define, log_level, mountpoint, pass_session
 from exaifs.cli.output import note, say
-from exaifs.errors import ExaifsError
-from exaifs.ops.status import read_status
+from exaifs.processes import cache_directory_of
 
 TIMEOUT_S: Final = 60.0
-_STATUS_S: Final = 2.0
 
 
 @define(
@@ -47,19 +45,11 @@ def command(
     directory and is sent by the next mount. (Also: exaifs unmount.)
     """
     session.debug = session.debug or log_level == "debug"
-    cache = _cache_directory(directory)
+    mount = mountpoints.find(directory)
+    cache = None if mount is None else cache_directory_of(mount.path)
     mountpoints.unmount(directory, lazy=lazy, deadline_s=timeout_s, progress=note)
     say(f"unmounted {directory}")
     unsent = 0 if cache is None else unsent_in(cache)
     if unsent:
         changes = "change" if unsent == 1 else "changes"
         note(f"not in Supabase yet: {unsent:,} {changes}, kept in {cache} for the next mount")
-
-
-def _cache_directory(directory: Path) -> Path | None:
-    """Return where the daemon of a mount keeps what it cannot send; None: there is none, or it hangs."""
-    try:
-        told = read_status(directory, _STATUS_S)["mount"].get("cache_directory")
-    except ExaifsError:
-        return None
-    return Path(told) if isinstance(told, str) else None

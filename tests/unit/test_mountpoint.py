@@ -149,7 +149,9 @@ def test_a_cache_directory_is_for_one_daemon(tmp_path: Path) -> None:
     with locked_directory(tmp_path / "cache", "https://x.supabase.co/b", mountpoint) as directory:
         assert directory.stat().st_mode & 0o777 == 0o700
         assert processes.daemon_of(mountpoint) == os.getpid()
+        assert processes.cache_directory_of(mountpoint) == directory
     assert processes.daemon_of(mountpoint) is None
+    assert processes.cache_directory_of(mountpoint) is None
 
 
 def test_cache_directories_are_apart() -> None:
