@@ -56,29 +56,34 @@ class Gate:
 
     def close(self) -> None:
         """Refuse new connections and cut the others."""
-        listener, self._listener = self._listener, None
+        with self._lock:
+            listener, self._listener = self._listener, None
+            pairs, self._pairs = self._pairs, []
         if listener is not None:
             with suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)
             listener.close()
-        with self._lock:
-            pairs, self._pairs = self._pairs, []
-        self._flowing.set()
         for end in pairs:
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+        # Last: what was held up goes nowhere any more.
+        self._flowing.set()
 
     def _accept(self, listener: socket.socket) -> None:
-        while True:
-            try:
+        with suppress(OSError):  # it was closed
+            while True:
                 near, _address = listener.accept()
-                far = socket.create_connection(self._target, timeout=60)
-            except OSError:
-                return
+                threading.Thread(target=self._let_through, args=(listener, near), daemon=True).start()
+
+    def _let_through(self, listener: socket.socket, near: socket.socket) -> None:
+        """Carry a connection, unless the gate was closed while it was made."""
+        with near, suppress(OSError), socket.create_connection(self._target, timeout=60) as far:
             far.settimeout(None)
             with self._lock:
+                if self._listener is not listener:
+                    return
                 self._pairs += [near, far]
-            threading.Thread(target=self._carry, args=(near, far), daemon=True).start()
+            self._carry(near, far)
 
     def _carry(self, near: socket.socket, far: socket.socket) -> None:
         """Move bytes both ways until both ends are done."""

@@ -219,16 +219,16 @@ class Proxy:
         with listener, suppress(trio.ClosedResourceError):
             while True:
                 near, _address = await listener.accept()
-                self._nursery.start_soon(self._talk, trio.SocketStream(near))
+                self._nursery.start_soon(self._talk, listener, trio.SocketStream(near))
 
-    async def _talk(self, near: trio.SocketStream) -> None:
-        """Answer the requests of one connection until it ends."""
+    async def _talk(self, listener: trio.socket.SocketType, near: trio.SocketStream) -> None:
+        """Answer the requests of one connection until it ends; none once new ones are refused."""
         scope = trio.CancelScope()
         self._connections.add(scope)
         try:
             with scope, suppress(trio.BrokenResourceError, h11.RemoteProtocolError):
                 connection = h11.Connection(h11.SERVER)
-                while await self._answer_one(near, connection):
+                while listener is self._listener and await self._answer_one(near, connection):
                     connection.start_next_cycle()
         finally:
             self._connections.discard(scope)
