@@ -8,7 +8,7 @@ import pytest
 
 from tests.mount.conftest import exaifs_mount
 from tests.support.counting import CountingGate
-from tests.support.mounts import MountedDaemon, wait_until
+from tests.support.mounts import MountedDaemon, status_of, wait_until
 
 pytestmark = [pytest.mark.mount, pytest.mark.embedded]
 
@@ -33,6 +33,8 @@ def test_every_open_sees_the_newest_version(mount_environment: dict[str, str], t
         ):
             for mount in (two, three):
                 assert mount.sh("cat a b d/c") == "first\nstays\nx\n"
+                # Its feed has looked once, and what was listed before that has been listed anew.
+                wait_until(lambda at=mount: status_of(at)["state"] == "online", 120, "it has begun")  # type: ignore[misc]  # bound
             # Same size, so that only content tells; and pages of the old one are in the kernel.
             one.sh("echo other > a; rm d/c")
             assert two.sh("cat a") == "other\n"
