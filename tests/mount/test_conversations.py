@@ -66,7 +66,12 @@ def test_files_come_and_go_with_their_conversation(mount: MountedDaemon, rest: R
         lambda: mount.sh("ls uploads") == f"{two}\n", 120, "the directory of the conversation vanishes"
     )
     assert mount.sh(f"cat keep/c uploads/{two}/d") == "c\nd\n"
-    assert mount.sh(f"ls uploads/{one}/a 2>&1 || true").endswith("No such file or directory\n")
+    # The kernel, which knows the name, is told by another task than what lists the directory.
+    wait_until(
+        lambda: mount.sh(f"ls uploads/{one}/a 2>&1 || true").endswith("No such file or directory\n"),
+        120,
+        "the kernel forgets the file",
+    )
 
 
 def test_a_file_that_is_open_is_not_lost(mount: MountedDaemon, rest: Rest) -> None:
