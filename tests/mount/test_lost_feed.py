@@ -84,7 +84,7 @@ def test_a_current_directory_outlives_the_feed(
 
     With the log alone unreadable at once, else when Supabase is back.
     """
-    environment = {**fresh_bucket, "EXAIFS_LOG_FORMAT": "json", "EXAIFS_REQUEST_TIMEOUT_S": "2"}
+    environment = {**fresh_bucket, "EXAIFS_LOG_FORMAT": "json"}
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     with (

@@ -27,9 +27,12 @@ def proxy(mount_environment: dict[str, str]) -> Iterator[Proxy]:
 
 @pytest.fixture
 def host(mount_environment: dict[str, str], proxy: Proxy, tmp_path: Path) -> Iterator[Host]:
-    """A mount that journals while Supabase is away, not started yet."""
+    """A mount that journals while Supabase is away, not started yet.
+
+    Patient: what a test takes away it refuses or cuts, and what it does not take away may be slow.
+    """
     settings = {**mount_environment, **THROUGH, "SUPABASE_URL": proxy.url}
-    with Host(tmp_path / "host", settings) as host:
+    with Host(tmp_path / "host", settings, quick=False) as host:
         yield host
 
 
