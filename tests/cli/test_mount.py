@@ -12,6 +12,7 @@ import pytest
 
 from tests.cli.conftest import BareSupabase, Stranger
 from tests.cli.support import Result, exaifs
+from tests.support.mounts import wait_until
 from tests.support.ports import own_port
 
 pytestmark = [
@@ -165,7 +166,11 @@ def test_an_expired_key_is_an_outage_until_a_mount_with_a_new_one(
     with mounted(env, mountpoint):
         assert (mountpoint / "note.txt").read_text() == "known"
         (mountpoint / "later.txt").write_text("kept")
-        assert "key has expired" in exaifs("status", str(mountpoint), env=env).output
+        wait_until(
+            lambda: "key has expired" in exaifs("status", str(mountpoint), env=env).output,
+            120,
+            "it is told",
+        )
     assert refused(env, mountpoint, tmp_path, "--require-online").code == 3
     assert refused(env, mountpoint, tmp_path, "--cache-dir", str(tmp_path / "empty")).code == 3
     expired.clear()

@@ -78,26 +78,29 @@ def test_nothing_below_it_can_be_changed(mount: MountedDaemon) -> None:
     assert mount.sh(f"rm -rf .exaifs; cat {FILE} | head -c 1", check=False).endswith("{")
 
 
-def test_the_command_online(mount: MountedDaemon, mount_environment: dict[str, str]) -> None:
+def test_the_command_online(mount_environment: dict[str, str], tmp_path: Path) -> None:
     """Words and JSON, exit code 0, and no secret."""
-    wait_until(lambda: status_of(mount)["state"] == "online", 120, "the mount is online")
-    mount.sh("echo x > a; cat a")
-    code, output = exaifs({}, "status", str(mount.path))
-    assert code == 0, output
-    assert output.splitlines()[0] == "state     online"
-    for words in ("unsent    nothing", "1 known", f"process {mount.pid}", "odd keys  none"):
-        assert words in output
-    code, output = exaifs({}, "status", "--json", str(mount.path))
-    assert code == 0
-    assert json.loads(output)["state"] == "online"
-    assert mount_environment["SUPABASE_SERVICE_ROLE_KEY"] not in output
+    # A machine that is busy for seconds makes the feed late, which is told, too: so it may be later.
+    with exaifs_mount({**mount_environment, "EXAIFS_FRESHNESS_S": "600"}, tmp_path) as mount:
+        wait_until(lambda: status_of(mount)["state"] == "online", 120, "the mount is online")
+        mount.sh("echo x > a; cat a")
+        code, output = exaifs({}, "status", str(mount.path))
+        assert code == 0, output
+        assert output.splitlines()[0] == "state     online"
+        for words in ("unsent    nothing", "1 known", f"process {mount.pid}", "odd keys  none"):
+            assert words in output
+        code, output = exaifs({}, "status", "--json", str(mount.path))
+        assert code == 0
+        assert json.loads(output)["state"] == "online"
+        assert mount_environment["SUPABASE_SERVICE_ROLE_KEY"] not in output
 
 
 def test_the_mount_of_the_working_directory_needs_no_name(mount: MountedDaemon) -> None:
     """In a directory of the mount, `exaifs status` and `exaifs sync` are about that mount."""
     mount.sh("mkdir -p d/e")
     python = f"cd d/e && PYTHONPATH={REPOSITORY} {sys.executable} -m exaifs"
-    assert f"at {mount.path}, " in mount.sh(f"{python} status")
+    # Its exit code tells how the mount is, which is not the subject.
+    assert f"at {mount.path}, " in mount.sh(f"{python} status", check=False)
     assert mount.sh(f"{python} sync") == "everything is in Supabase\n"
 
 
