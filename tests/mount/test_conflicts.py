@@ -18,7 +18,7 @@ from exaifs.cache.unsent.conflicts import (
 )
 from tests.mount.conftest import StoredBytes, exaifs, exaifs_mount
 from tests.support.gate import Gate
-from tests.support.mounts import AWAY, MountedDaemon, status_of
+from tests.support.mounts import AWAY, MountedDaemon, status_of, wait_until
 
 pytestmark = [pytest.mark.mount, pytest.mark.embedded]
 
@@ -140,6 +140,8 @@ def test_a_close_that_fails_discards_nothing(
         assert kept.pop(conflict.id) == b"mine"
         assert list(kept.values()) == [b"there\n"]
         gate.open()
+        # Until the mount has asked again it goes on refusing.
+        wait_until(lambda: status_of(mount)["state"] == "online", 120, "Supabase is back")
         code, output = exaifs({}, "conflicts", "restore", "--mount", str(mount.path), conflict.id)
         assert code == 0, output
         assert conflict.id not in {each.id for each in list_conflicts(store)}
