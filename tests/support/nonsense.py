@@ -82,6 +82,8 @@ class NonsenseServer(socketserver.ThreadingTCPServer):
 
     allow_reuse_address = True
     daemon_threads = True
+    request_queue_size = 128
+    """A test may come with so many at once; who finds no place comes again after a second, or three."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
