@@ -15,6 +15,7 @@ from exaifs.config import Config
 from exaifs.remote.client import open_remote
 from exaifs.remote.interface import Remote
 from exaifs.remote.wire import quote_key
+from tests.support.broken import PATIENCE_S
 from tests.support.world import BadKey
 
 BUCKET = "exaifs-contract"
@@ -35,7 +36,7 @@ class Server:
     def client(self) -> httpx.Client:
         """Return a client that knows nothing of exaifs, for tests to set things up."""
         headers = {"apikey": self.key, "Authorization": f"Bearer {self.key}"}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=30, trust_env=False)
+        return httpx.Client(base_url=self.url, headers=headers, timeout=PATIENCE_S, trust_env=False)
 
     def create_buckets(self) -> None:
         """Make and register the buckets of the contract tests, unless they are there."""
@@ -60,7 +61,8 @@ class Server:
             supabase_url=self.url,
             supabase_key=SecretStr(self.key if key is None else key),
             bucket=bucket,
-            request_timeout_s=20,
+            request_timeout_s=PATIENCE_S,
+            read_timeout_s=PATIENCE_S,
         )
 
 
@@ -91,7 +93,7 @@ class HttpWorld:
             client.put(path, content=data, headers=headers).raise_for_status()
 
     async def fetch(self, url: str) -> bytes:
-        async with httpx.AsyncClient(timeout=30, trust_env=False) as client:
+        async with httpx.AsyncClient(timeout=PATIENCE_S, trust_env=False) as client:
             answer = await client.get(url)
         return answer.raise_for_status().content
 
