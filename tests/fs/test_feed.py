@@ -12,7 +12,7 @@ from exaifs.errors import NotFound, Stale, Unreachable
 from exaifs.fs.upstream.invalidation import StaleAttributes, StaleName
 from exaifs.model import AttributeChange
 from tests.fs.conftest import Mount
-from tests.fs.scenes import told
+from tests.fs.scenes import sent, told
 from tests.support.double import DoubleServer
 from tests.support.paths import CALLER, Paths, follow
 
@@ -163,6 +163,49 @@ async def test_a_change_during_our_own_is_not_lost(server: DoubleServer, mount: 
                 await follow(paths)
         await follow(paths)
         assert await paths.read("f") == b"theirs"
+
+
+async def listed_after_a_gap(server: DoubleServer, paths: Paths) -> None:
+    """Have the log not reach back to the cursor, and all that was listed be listed again."""
+    server.bucket.trim_log()
+    await follow(paths)
+    with trio.fail_after(60):
+        while paths.fs.core.index.expired_prefixes():  # noqa: ASYNC110 - what the host believes
+            await trio.sleep(0.01)
+
+
+async def test_what_a_listing_left_alone_is_not_lost(server: DoubleServer, mount: Mount) -> None:
+    """After a gap no log tells of what was changed before the listing: it is asked for again."""
+    async with mount() as paths:
+        await paths.create("f", b"1")
+        async with trio.open_nursery() as nursery:
+            with server.hold("commit") as gate:
+                nursery.start_soon(paths.overwrite, "f", b"ours")
+                await gate.wait_arrived()
+                server.bucket.put("f", b"theirs")
+                await listed_after_a_gap(server, paths)
+        await follow(paths)
+        assert await paths.read("f") == b"theirs"
+
+
+async def test_what_a_listing_left_alone_is_not_lost_by_a_restart(
+    server: DoubleServer, mount: Mount
+) -> None:
+    """The same where a change waited, and the next run is the one that finds it was carried out."""
+    async with mount(drain_s=0.0) as paths:
+        await paths.create("old", b"1")
+        server.inject("move", Unreachable("lost"), after=True)
+        server.inject("stat", Unreachable("away"), times=1000)
+        await paths.rename("old", "new")
+        server.bucket.put("old", b"theirs")
+        await listed_after_a_gap(server, paths)
+        assert await paths.ls() == ["new"]
+    server.clear_faults()
+    async with mount() as paths:
+        await sent(paths)
+        await follow(paths)
+        assert await paths.ls() == ["new", "old"]
+        assert await paths.read("old") == b"theirs"
 
 
 async def test_a_directory_rename_seen_half_way(server: DoubleServer, mount: Mount) -> None:

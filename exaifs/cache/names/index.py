@@ -286,6 +286,9 @@ class Index(Recency):
             named = left.removesuffix(PLACEHOLDER)
             if in_vain or named.endswith("/") or named == "":
                 self.doubt(split_key(named.rstrip("/"))[0])
+            else:
+                # Another host may have changed it before the listing, and after a gap no log says so.
+                self.ask_again(left)
         super().release(key)
 
     def expire_below(self, prefix: str) -> None:

@@ -59,7 +59,7 @@ class _Merge:
     def is_newer(self, key: str) -> bool:
         """Tell whether this answer must leave a key alone.
 
-        Of files the feed says again what a listing left alone. Of directories only a listing does.
+        Of files the feed asks again what a listing left alone. Of directories only a listing says it.
         """
         newer = self.index.is_newer(key, self.view)
         if newer and self.is_listing:

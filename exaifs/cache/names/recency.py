@@ -33,6 +33,7 @@ class Recency:
         self._listed: Counter[str] = Counter()
         self._claims = KeySet()
         self._left: set[str] = set()
+        self._unasked: set[str] = set()
         self._contested: set[str] = set()
 
     @contextmanager
@@ -106,6 +107,15 @@ class Recency:
         found = [key for key in self._left if key == claimed or (below and key.startswith(below))]
         self._left.difference_update(found)
         return found
+
+    def ask_again(self, key: str) -> None:
+        """Note that the feed is to ask for a key, as its log may not tell of it once more."""
+        self._unasked.add(key)
+
+    def take_unasked(self) -> set[str]:
+        """Return what was noted so, and forget it."""
+        unasked, self._unasked = self._unasked, set()
+        return unasked
 
     def contest(self, key: str) -> None:
         """Note that the bucket has, or may have, another host's object under the key of unsent bytes."""

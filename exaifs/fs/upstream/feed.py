@@ -155,6 +155,7 @@ class Feed:
 
     async def _ask_again(self) -> list[Change]:
         """Look at keys whose change was left alone because something newer was known here."""
+        self._recheck |= self._core.index.take_unasked()
         keys = sorted(self._recheck)[:_PAGE]
         if not keys:
             return []
