@@ -11,6 +11,7 @@ import trio.testing
 from exaifs.errors import NotFound, Stale, Unreachable
 from exaifs.fs.upstream.invalidation import StaleAttributes, StaleName
 from exaifs.model import AttributeChange
+from exaifs.names import PLACEHOLDER
 from tests.fs.conftest import Mount
 from tests.fs.scenes import sent, told
 from tests.support.double import DoubleServer
@@ -206,6 +207,20 @@ async def test_what_a_listing_left_alone_is_not_lost_by_a_restart(
         await follow(paths)
         assert await paths.ls() == ["new", "old"]
         assert await paths.read("old") == b"theirs"
+
+
+async def test_a_directory_that_went_but_for_what_is_unsent(server: DoubleServer, mount: Mount) -> None:
+    """Another host's rmdir is found by a listing: what is made here again stays when the file goes."""
+    async with mount() as paths:
+        await paths.mkdir("d")
+        async with paths.inode("d") as directory:
+            handle, _made = await paths.fs.files.create(directory, "f", 0o644, os.O_WRONLY, CALLER)
+            server.bucket.remove([f"d/{PLACEHOLDER}"])
+            await listed_after_a_gap(server, paths)
+            await paths.unlink("d/f")
+            await paths.fs.files.release(handle)
+        assert await paths.ls() == ["d"]
+        assert f"d/{PLACEHOLDER}" in server.bucket.objects
 
 
 async def test_a_directory_rename_seen_half_way(server: DoubleServer, mount: Mount) -> None:

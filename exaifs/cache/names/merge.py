@@ -95,7 +95,9 @@ class _Merge:
         if known is None:
             self._new_folder(prefix, folder)
             return
-        entry = with_marker(known, folder.marker)
+        self.change(known, with_marker(known, folder.marker))
+
+    def change(self, known: Entry, entry: Entry) -> None:
         if entry != known:
             self.write(entry)
             self.difference.changed.append(entry)
@@ -155,6 +157,9 @@ class _Merge:
                 continue
             if not (entry.is_dir and self.index.holds_pending(key)):
                 self.delete(entry)
+            elif entry.marker:
+                # It is there only as long as what is unsent, and must not be thought to outlive that.
+                self.change(entry, with_marker(entry, None))
 
 
 class DirectoryMerge:
@@ -327,10 +332,7 @@ def _merge_marker(merge: _Merge, prefix: str, record: ObjectRecord | None) -> No
     directory = merge.index.directory(prefix)
     if directory is None:
         return
-    entry = with_marker(directory, record)
-    if entry != directory:
-        merge.write(entry)
-        merge.difference.changed.append(entry)
+    merge.change(directory, with_marker(directory, record))
     if record is None:
         _prune(merge, prefix)
 
