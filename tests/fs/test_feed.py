@@ -13,7 +13,7 @@ from exaifs.fs.upstream.invalidation import StaleAttributes, StaleName
 from exaifs.model import AttributeChange
 from exaifs.names import PLACEHOLDER
 from tests.fs.conftest import Mount
-from tests.fs.scenes import sent, told
+from tests.fs.scenes import back, contents, sent, told
 from tests.support.double import DoubleServer
 from tests.support.paths import CALLER, Paths, follow
 
@@ -221,6 +221,25 @@ async def test_a_directory_that_went_but_for_what_is_unsent(server: DoubleServer
             await paths.fs.files.release(handle)
         assert await paths.ls() == ["d"]
         assert f"d/{PLACEHOLDER}" in server.bucket.objects
+
+
+@pytest.mark.parametrize("online", [True, False])
+async def test_a_directory_that_is_renamed_without_its_marker(
+    server: DoubleServer, mount: Mount, *, online: bool
+) -> None:
+    """Another host removed the marker, and this one has not heard of it: the directory stays."""
+    async with mount() as paths:
+        await paths.mkdir("d")
+        await paths.mkdir("d/e")
+        await paths.create("d/e/f", b"1")
+        server.bucket.remove([f"d/{PLACEHOLDER}", f"d/e/{PLACEHOLDER}"])
+        server.online = online
+        await paths.rename("d", "g")
+        await back(server, paths)
+        await paths.unlink("g/e/f")
+        await paths.rmdir("g/e")
+        assert await paths.ls() == ["g"]
+        assert set(contents(server)) == {f"g/{PLACEHOLDER}"}
 
 
 async def test_a_directory_rename_seen_half_way(server: DoubleServer, mount: Mount) -> None:

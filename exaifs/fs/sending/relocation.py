@@ -103,13 +103,22 @@ class Relocation:
             )
 
     def drop_unmoved(self, prefix: str, moved: Collection[str]) -> None:
-        """Forget names below that the bucket had no more: its log says so of the old names only."""
+        """Forget names and markers that the bucket had no more: its log says so of the old names only."""
+        self._drop_marker(self._index.directory(prefix), moved)
         there = {key[: end + 1] for key in moved for end in range(len(prefix), len(key)) if key[end] == "/"}
         for entry in self._index.below(prefix):
             inode = self._table.live(entry.ino)
             if entry.pending or entry.key in moved or (inode is not None and inode.dirty):
                 continue
             if entry.is_dir and (entry.key in there or self._index.holds_pending(entry.key)):
+                self._drop_marker(entry, moved)
                 continue
             self._index.remove(entry)
             self._directories.removed(entry)
+
+    def _drop_marker(self, directory: Entry | None, moved: Collection[str]) -> None:
+        """Note that a directory has no marker; one that waits to be written says so when it is."""
+        if directory is None or directory.pending or not directory.marker:
+            return
+        if directory.marker_key not in moved:
+            self._table.put(with_marker(directory, None))
