@@ -158,8 +158,8 @@ class ProviderService:
             ProviderError: why there is no id.
             RemoteError: the row cannot be asked or changed.
         """
-        name, _, part = attribute.partition(".")
-        if part:
+        name, dot, part = attribute.partition(".")
+        if dot:
             return self._part(self._worker(name), file, part), None
         found, record = await self.id_of(file, name, is_owner=is_owner, refresh=refresh, progress=progress)
         return found.id.encode(), record

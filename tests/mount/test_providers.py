@@ -177,6 +177,7 @@ def test_errors_have_their_errno(provider_mount: MountedDaemon, kimi: ProviderSe
     for name, attribute in (
         ("dir", NAME),
         ("a.txt", "user.exai.provider.other"),
+        ("a.txt", f"{NAME}."),
         ("a.txt", f"{NAME}.expires"),
         ("dir", "user.exai.url"),
     ):
