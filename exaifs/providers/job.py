@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import anyio
@@ -24,7 +25,7 @@ _log = structlog.get_logger(__name__)
 
 _CHECK_LIMIT_S = 10.0
 _ASK_AGAIN_S = 300.0
-"""How long an id is trusted that could not be checked."""
+"""How long an id is trusted that could not be checked, or not noted as checked."""
 
 _REMEMBERED = 1000
 
@@ -83,7 +84,7 @@ class Worker:
         self._unsaved: set[str] = set()
         """Which of them no row has been told of."""
         self._trusted: OrderedDict[str, float] = OrderedDict()
-        """Ids that could not be checked, and until when they are given out all the same."""
+        """Ids that could not be checked, or not noted as checked, and until when they are given out."""
 
     def purpose(self, file: ObjectRecord) -> str:
         """Return the purpose for this file."""
@@ -118,26 +119,39 @@ class Worker:
             return await self._settle(job, sha256, started, tell)
 
     async def _settle(self, job: Job, sha256: str, started: float, tell: Progress) -> Result:
-        rejected: list[StoredId] = []
-        for stored in await self._known(job, sha256):
-            if stored.is_ageing(self._clock()):
-                rejected.append(stored)
-                continue
-            checked = await self._checked(job, stored)
+        held = self._held(job, sha256)
+        if held is not None and not held.is_ageing(self._clock()):
+            # Supabase is not asked: while it is away, a good id stays good.
+            checked = await self._checked(job, held)
             if checked is not None:
-                return await self._store(job, sha256, checked, is_new=checked.id in self._unsaved)
+                return await self._store(job, sha256, checked)
+        rejected: list[StoredId] = []
         try:
+            for stored in await self._known(job, sha256):
+                if stored.is_ageing(self._clock()):
+                    rejected.append(stored)
+                    continue
+                checked = await self._checked(job, stored)
+                if checked is not None:
+                    return await self._store(job, sha256, checked, is_new=checked.id in self._unsaved)
             uploaded = await self._upload(job, sha256, started, tell)
-        except (ProviderError, NoAttribute) as exc:
-            if not rejected or rejected[0].is_expired(self._clock()):
+        except (ProviderError, RemoteError, NoAttribute) as exc:
+            ageing, now = next(iter(rejected), held), self._clock()
+            if ageing is None or not ageing.is_ageing(now) or ageing.is_expired(now):
                 raise
             _log.info("an id near its end is given out once more", reason=str(exc))
-            return rejected[0], None
-        # By the database's clock they may look good still, and would win.
+            return ageing, None
         for stored in rejected[1:]:
-            await self._catalog.forget_provider_id(job.file.key, self.settings.name, stored.id)
+            # By the database's clock they may look good still, and would win.
+            with suppress(RemoteError):  # then the new one cannot be noted either
+                await self._catalog.forget_provider_id(job.file.key, self.settings.name, stored.id)
         replaced = rejected[0] if rejected else None
         return await self._store(job, sha256, uploaded, replaced, is_new=True)
+
+    def _held(self, job: Job, sha256: str) -> StoredId | None:
+        """Return what the file's own row has, if it fits."""
+        stored = stored_id(job.file.provider_file_ids.get(self.settings.name))
+        return stored if stored is not None and stored.fits(sha256, job.account, job.purpose) else None
 
     async def _known(self, job: Job, sha256: str) -> list[StoredId]:
         """Return what is stored for these bytes and fits, the longest-lived first, also what is over."""
@@ -167,12 +181,16 @@ class Worker:
             return None
         if state == "unknown":
             # An outage must not turn a good id into an error.
-            self._trusted[stored.id] = now + _ASK_AGAIN_S
-            if len(self._trusted) > _REMEMBERED:
-                self._trusted.popitem(last=False)
+            self._trust(stored, now)
             return stored
         self._trusted.pop(stored.id, None)
         return replace(stored, verified_at=now)
+
+    def _trust(self, stored: StoredId, now: float) -> None:
+        """Give an id out for a while without asking anybody again."""
+        self._trusted[stored.id] = now + _ASK_AGAIN_S
+        if len(self._trusted) > _REMEMBERED:
+            self._trusted.popitem(last=False)
 
     async def _ask(self, stored: StoredId, purpose: str) -> State:
         with anyio.move_on_after(_CHECK_LIMIT_S):
@@ -241,6 +259,7 @@ class Worker:
         except RemoteError as exc:
             if not is_new:
                 _log.info("an id could not be noted", provider=name, reason=str(exc))
+                self._trust(stored, self._clock())
                 return stored, None
             _log.warning("an id is kept in memory only", provider=name, reason=str(exc))
             self._keep(key, stored)

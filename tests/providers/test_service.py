@@ -294,6 +294,39 @@ async def test_outage_keeps_good_ids(
     assert kimi.counts["upload"] == 1
 
 
+async def test_supabase_away_when_a_check_is_due(
+    kimi: ProviderServer, providers: Providers, supabase: DoubleServer, clock: Clock
+) -> None:
+    """An id that the row has is checked at the provider and given out, whether or not Supabase answers."""
+    async with providers.host(supabase.remote()) as host:
+        await host.put("a.txt", DATA)
+        first = await host.id("a.txt")
+        file = await host.file("a.txt")
+        clock.now += DAY_S + 1
+        supabase.inject("find_provider_ids", Unreachable("away"), times=9)
+        supabase.inject("set_provider_id", Unreachable("away"), times=9)
+        for _ in range(3):
+            assert await host.service.value(file, "kimi") == (first.encode(), None)
+        assert kimi.counts == {"upload": 1, "retrieve": 1}  # not asked again and again
+
+
+async def test_supabase_away_when_an_id_ends_soon(
+    gemini: ProviderServer, providers: Providers, supabase: DoubleServer, clock: Clock
+) -> None:
+    """What is still good is given out, though it should be made anew; what is over is not."""
+    async with providers.host(supabase.remote()) as host:
+        await host.put("a.txt", DATA)
+        first = await host.id("a.txt", "gemini")
+        file = await host.file("a.txt")
+        supabase.inject("find_provider_ids", Unreachable("away"), times=9)
+        clock.now += 47.5 * 3600
+        assert await host.service.value(file, "gemini") == (first.encode(), None)
+        clock.now += 3600
+        with pytest.raises(Unreachable):
+            await host.service.value(file, "gemini")
+    assert gemini.counts["upload"] == 1
+
+
 async def test_refresh_on_demand(
     kimi: ProviderServer, providers: Providers, supabase: DoubleServer
 ) -> None:
