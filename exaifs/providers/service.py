@@ -243,7 +243,10 @@ class ProviderService:
                 if flight.owner == file.key:
                     return flight.result
                 # Another file with the same content: its upload serves here too, but our row wants it.
-        raise ProviderTimeout(f"{name}: not done within {self._config.deadline_s:g} s; it goes on")
+        late = ProviderTimeout(f"{name}: not done within {self._config.deadline_s:g} s; it goes on")
+        if not flight.done.is_set():  # else how it ended is what counts
+            self._failures.note(subject, late, 0)
+        raise late
 
     async def _work(self, worker: Worker, job: Job, mark: str, tell: Progress) -> Result:
         """Get an id; remember how it went.

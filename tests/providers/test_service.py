@@ -213,17 +213,21 @@ async def test_concurrency_is_limited(
 
 
 async def test_deadline(kimi: ProviderServer, providers: Providers, supabase: DoubleServer) -> None:
-    """A reader waits so long; the upload goes on, and the next read has the id."""
+    """A reader waits so long, and is told so; the upload goes on, and the next read has the id."""
     providers.limits(deadline_s=0.3)
     async with providers.host(supabase.remote()) as host:
         await host.put("a.txt", DATA)
-        with kimi.hold(), pytest.raises(ProviderTimeout) as caught:
-            await host.id("a.txt")
+        with kimi.hold():
+            with pytest.raises(ProviderTimeout) as caught:
+                await host.id("a.txt")
+            assert "it goes on" in json.loads(await host.read("a.txt", "kimi.error"))["message"]
         assert caught.value.errno == errno.ETIMEDOUT
         with anyio.fail_after(60):
             while not await host.listed("a.txt"):  # noqa: ASYNC110 - as another host sees it
                 await anyio.sleep(0.01)
         await host.id("a.txt")
+        with pytest.raises(NoAttribute):
+            await host.read("a.txt", "kimi.error")
     assert kimi.counts["upload"] == 1
 
 
