@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from http import HTTPStatus
 from typing import Any
 
 from exaifs.providers.errors import (
@@ -105,7 +106,8 @@ def failure(
         said = said.replace(secret, "[redacted]")
     kind = _kind(status, codes, said)
     named = [code for code in codes if code != str(status)]
-    text = " ".join(part for part in (str(status), *named[:2], said[:_MESSAGE_CHARS]) if part)
+    words = [part for part in (*named[:2], said[:_MESSAGE_CHARS]) if part] or [_phrase(status)]
+    text = " ".join((str(status), *words)).rstrip()
     help_ = _HELP.get(kind)
     return kind(
         f"{name}: {text}" if help_ is None else f"{name}: {text.rstrip('.')}. {help_}",
@@ -121,6 +123,14 @@ _HELP: Mapping[type[ProviderError], str] = {
     ProviderQuota: "Free space there (`exaifs provider prune`), or check the account's billing.",
     ProviderProtocolError: "Check the provider's base_url.",
 }
+
+
+def _phrase(status: int) -> str:
+    """Return what a status is called, for answers that say nothing else: pages of gateways."""
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""
 
 
 def _kind(status: int, codes: list[str], said: str) -> type[ProviderError]:

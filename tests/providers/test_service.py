@@ -6,6 +6,7 @@ import errno
 import json
 import os
 from functools import partial
+from http import HTTPStatus
 from typing import Any
 
 import anyio
@@ -576,11 +577,13 @@ async def test_lost_answer_that_cannot_be_settled(
 async def test_html_from_the_edge(
     kimi: ProviderServer, providers: Providers, supabase: DoubleServer
 ) -> None:
-    """413 as a page of a gateway is EFBIG, too."""
+    """413 as a page of a gateway is EFBIG, too, and says what that means."""
     async with providers.host(supabase.remote()) as host:
         await host.put("a.txt", DATA)
         kimi.fail("upload", Answer(413, "<html><h1>Request Entity Too Large</h1></html>"))
         assert await errno_of(host, "a.txt") == "EFBIG"
+        said = json.loads(await host.read("a.txt", "kimi.error"))
+        assert said["message"] == f"kimi: 413 {HTTPStatus(413).phrase}"
 
 
 async def test_changed_while_it_was_sent(
