@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -233,6 +234,11 @@ def test_a_file_that_is_being_written(provider_mount: MountedDaemon, kimi: Provi
             with pytest.raises(BlockingIOError):
                 os.getxattr(path, NAME)
         assert os.getxattr(path, NAME).decode() in kimi.files
+        with path.open() as file:
+            path.unlink()
+            with pytest.raises(OSError) as caught:
+                os.getxattr(file.fileno(), NAME)
+        assert caught.value.errno == errno.ENODATA  # it will never have one
 
     within(120, attempt)
 

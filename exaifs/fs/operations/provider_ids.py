@@ -99,7 +99,7 @@ class OutsideAttributes:
             ExaifsError: why there is no id.
         """
         inode = self._core.table.peek(ino)
-        if inode.entry.kind != "file" or (name != URL and self._ids is None):
+        if inode.entry.kind != "file" or inode.unlinked or (name != URL and self._ids is None):
             raise NoAttribute(f"no attribute {name!r}")
         if not _is_sent_file(inode):
             raise TryAgain("the file has unsent changes; it has no id and no URL until it is closed")
