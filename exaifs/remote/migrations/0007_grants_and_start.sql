@@ -1,8 +1,10 @@
 -- Who may do what; then the trigger is set and the two buckets are followed.
 
 -- Nothing is for anon and authenticated. service_role gets explicit grants: new projects give it none by
--- default. Functions are found by name, so that a later migration may end with the same block.
-DO $$
+-- default. What is ours is found by name, so that later migrations end with this, too.
+CREATE OR REPLACE FUNCTION public.exaifs_grant() RETURNS void
+LANGUAGE plpgsql SET search_path = ''
+AS $$
 DECLARE
     v_name text;
 BEGIN
@@ -37,7 +39,17 @@ BEGIN
         EXECUTE 'REVOKE ALL ON SEQUENCE ' || v_name || ' FROM PUBLIC, anon, authenticated';
         EXECUTE 'GRANT USAGE, SELECT ON SEQUENCE ' || v_name || ' TO service_role';
     END LOOP;
+END
+$$;
+COMMENT ON FUNCTION public.exaifs_grant() IS
+    'For migrations: gives every function, table and sequence whose name begins with exaifs_ to service_role alone. Their owner may call it.';
 
+SELECT public.exaifs_grant();
+
+DO $$
+DECLARE
+    v_name text;
+BEGIN
     -- What the project may have made itself keeps its own grants and policies besides.
     FOREACH v_name IN ARRAY ARRAY[
         'schema_version', 'conversations', 'messages', 'files', 'conversation_files', 'file_metadata'

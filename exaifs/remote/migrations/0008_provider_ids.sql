@@ -192,29 +192,6 @@ $$;
 COMMENT ON FUNCTION public.exaifs_drop_provider_file(text, text, text) IS
     'Forgets an upload that was deleted at the provider. Returns {"dropped": whether it was known}.';
 
--- As in 0007: nothing for anon and authenticated, all for service_role.
-DO $$
-DECLARE
-    v_name text;
-BEGIN
-    FOR v_name IN
-        SELECT p.oid::regprocedure::text FROM pg_catalog.pg_proc p
-        WHERE p.pronamespace = 'public'::regnamespace AND starts_with(p.proname, 'exaifs_')
-    LOOP
-        EXECUTE 'REVOKE ALL ON FUNCTION ' || v_name || ' FROM PUBLIC, anon, authenticated';
-        EXECUTE 'GRANT EXECUTE ON FUNCTION ' || v_name || ' TO service_role';
-    END LOOP;
-    ALTER TABLE public.exaifs_provider_files ENABLE ROW LEVEL SECURITY;
-    REVOKE ALL ON TABLE public.exaifs_provider_files FROM PUBLIC, anon, authenticated;
-    GRANT SELECT, INSERT, UPDATE, DELETE ON TABLE public.exaifs_provider_files TO service_role;
-    IF NOT EXISTS (
-        SELECT FROM pg_catalog.pg_policy p
-        WHERE p.polrelid = 'public.exaifs_provider_files'::regclass AND p.polname = 'exaifs_service_role'
-    ) THEN
-        CREATE POLICY exaifs_service_role ON public.exaifs_provider_files
-            FOR ALL TO service_role USING (true) WITH CHECK (true);
-    END IF;
-END
-$$;
+SELECT public.exaifs_grant();
 
 INSERT INTO public.exaifs_migrations (number, name) VALUES (8, 'provider_ids') ON CONFLICT DO NOTHING;

@@ -190,19 +190,6 @@ $$;
 COMMENT ON FUNCTION public.exaifs_link_conversation(text, text, text) IS
     'Makes a file part of a conversation, whose row is made if missing. Returns {"conversation_id", "linked": false if it was before}, or null: no such file.';
 
--- As in 0007: nothing for anon and authenticated, all for service_role.
-DO $$
-DECLARE
-    v_name text;
-BEGIN
-    FOR v_name IN
-        SELECT p.oid::regprocedure::text FROM pg_catalog.pg_proc p
-        WHERE p.pronamespace = 'public'::regnamespace AND starts_with(p.proname, 'exaifs_')
-    LOOP
-        EXECUTE 'REVOKE ALL ON FUNCTION ' || v_name || ' FROM PUBLIC, anon, authenticated';
-        EXECUTE 'GRANT EXECUTE ON FUNCTION ' || v_name || ' TO service_role';
-    END LOOP;
-END
-$$;
+SELECT public.exaifs_grant();
 
 INSERT INTO public.exaifs_migrations (number, name) VALUES (9, 'files') ON CONFLICT DO NOTHING;

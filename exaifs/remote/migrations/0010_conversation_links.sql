@@ -342,19 +342,6 @@ BEGIN
 END
 $$;
 
--- As in 0007: nothing for anon and authenticated, all for service_role.
-DO $$
-DECLARE
-    v_name text;
-BEGIN
-    FOR v_name IN
-        SELECT p.oid::regprocedure::text FROM pg_catalog.pg_proc p
-        WHERE p.pronamespace = 'public'::regnamespace AND starts_with(p.proname, 'exaifs_')
-    LOOP
-        EXECUTE 'REVOKE ALL ON FUNCTION ' || v_name || ' FROM PUBLIC, anon, authenticated';
-        EXECUTE 'GRANT EXECUTE ON FUNCTION ' || v_name || ' TO service_role';
-    END LOOP;
-END
-$$;
+SELECT public.exaifs_grant();
 
 INSERT INTO public.exaifs_migrations (number, name) VALUES (10, 'conversation_links') ON CONFLICT DO NOTHING;

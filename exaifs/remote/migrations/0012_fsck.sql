@@ -218,19 +218,6 @@ $$;
 COMMENT ON FUNCTION public.exaifs_fsck_set_hash(text, text, text, text, text) IS
     'Notes what the bytes of a version hash to, in place of p_before (empty: nothing was known). Returns {"set": false} where object or row are others by now.';
 
--- As in 0007: nothing for anon and authenticated, all for service_role.
-DO $$
-DECLARE
-    v_name text;
-BEGIN
-    FOR v_name IN
-        SELECT p.oid::regprocedure::text FROM pg_catalog.pg_proc p
-        WHERE p.pronamespace = 'public'::regnamespace AND starts_with(p.proname, 'exaifs_')
-    LOOP
-        EXECUTE 'REVOKE ALL ON FUNCTION ' || v_name || ' FROM PUBLIC, anon, authenticated';
-        EXECUTE 'GRANT EXECUTE ON FUNCTION ' || v_name || ' TO service_role';
-    END LOOP;
-END
-$$;
+SELECT public.exaifs_grant();
 
 INSERT INTO public.exaifs_migrations (number, name) VALUES (12, 'fsck') ON CONFLICT DO NOTHING;
