@@ -97,9 +97,16 @@ def bare_supabase(
 
 
 def _wait_for(server: BareSupabase, log: Path) -> None:
+    key = server.key(role="service_role")["SUPABASE_SERVICE_ROLE_KEY"]
+    headers = {"apikey": key, "Authorization": f"Bearer {key}"}
+
     def answers() -> bool:
+        """Tell whether both halves do; the first answer may take longer than `doctor` waits."""
         try:
-            return httpx.get(f"{server.url}/rest/v1/", timeout=60, trust_env=False).status_code < 500
+            return all(
+                httpx.get(server.url + path, headers=headers, timeout=60, trust_env=False).is_success
+                for path in ("/rest/v1/", "/storage/v1/bucket")
+            )
         except httpx.TransportError:
             return False
 
