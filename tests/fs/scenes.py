@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,8 +12,15 @@ import trio.testing
 
 from exaifs.cache.unsent.conflicts import list_conflicts
 from exaifs.fs.upstream.invalidation import Invalidation
+from tests.simulation.weather import ThreadsInTurn
 from tests.support.double import DoubleServer
 from tests.support.paths import Paths, follow
+
+
+def in_no_time(scene: Callable[[], Awaitable[None]]) -> None:
+    """Play a scene on a clock that moves on only while all wait for it: what is done takes no time."""
+    clock = trio.testing.MockClock(autojump_threshold=0)
+    trio.run(scene, clock=clock, instruments=[ThreadsInTurn()])
 
 
 async def sent(paths: Paths) -> None:

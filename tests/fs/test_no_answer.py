@@ -9,7 +9,7 @@ import pytest
 from exaifs.errors import Busy, HalfDone, NotFound, RemoteError, Unreachable
 from exaifs.model import AttributeChange
 from tests.fs.conftest import Mount
-from tests.fs.scenes import contents, kept_aside, sent
+from tests.fs.scenes import contents, in_no_time, kept_aside, sent
 from tests.support.double import DoubleServer
 from tests.support.paths import Paths, follow
 
@@ -211,23 +211,27 @@ async def test_a_file_that_is_gone_is_not_taken_for_another_one(server: DoubleSe
         assert await paths.ls() == ["new"]
 
 
-async def test_what_was_refused_unasked_leaves_no_doubt(server: DoubleServer, mount: Mount) -> None:
+def test_what_was_refused_unasked_leaves_no_doubt(server: DoubleServer, mount: Mount) -> None:
     """`EXAIFS_OFFLINE_WRITES=refuse`: nothing was sent, so all that is known is served as before."""
-    async with mount(offline_writes="refuse") as paths:
-        await paths.mkdir("d")
-        await paths.create("d/f", b"1")
-        assert await paths.ls("d") == ["f"]
-        server.online = False
-        paths.fs.core.contact.failed(Unreachable("found by somebody else"))
-        for change in (
-            paths.mkdir("e"),
-            paths.unlink("d/f"),
-            paths.rename("d/f", "g"),
-            paths.rename("d", "e"),
-        ):
-            with pytest.raises(Unreachable):
-                await change
-        assert paths.fs.core.index.expired_prefixes() == []
-        assert await paths.ls() == ["d"]
-        assert await paths.ls("d") == ["f"]
-        server.online = True
+
+    async def play() -> None:
+        async with mount(offline_writes="refuse") as paths:
+            await paths.mkdir("d")
+            await paths.create("d/f", b"1")
+            assert await paths.ls("d") == ["f"]
+            server.online = False
+            paths.fs.core.contact.failed(Unreachable("found by somebody else"))
+            for change in (
+                paths.mkdir("e"),
+                paths.unlink("d/f"),
+                paths.rename("d/f", "g"),
+                paths.rename("d", "e"),
+            ):
+                with pytest.raises(Unreachable):
+                    await change
+            assert paths.fs.core.index.expired_prefixes() == []
+            assert await paths.ls() == ["d"]
+            assert await paths.ls("d") == ["f"]
+            server.online = True
+
+    in_no_time(play)

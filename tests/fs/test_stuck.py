@@ -24,8 +24,7 @@ from exaifs.fs.unsent.verdicts import PATIENCE_S
 from exaifs.model import AttributeChange, Posix
 from exaifs.remote.interface import Upload
 from tests.fs.conftest import Mount
-from tests.fs.scenes import back, contents
-from tests.simulation.weather import ThreadsInTurn
+from tests.fs.scenes import back, contents, in_no_time
 from tests.support.double import DoubleServer
 from tests.support.paths import follow, mounted
 
@@ -348,5 +347,4 @@ def test_a_change_that_fails_for_an_hour_ends_only_if_it_is_its_own_trouble(
             assert ("a" in await paths.ls()) == ends
             server.clear_faults()
 
-    clock = trio.testing.MockClock(autojump_threshold=0)
-    trio.run(play, clock=clock, instruments=[ThreadsInTurn()])
+    in_no_time(play)
