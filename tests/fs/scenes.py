@@ -16,6 +16,8 @@ from tests.simulation.weather import ThreadsInTurn
 from tests.support.double import DoubleServer
 from tests.support.paths import Paths, follow
 
+_BY_ITSELF = {"take_deletions", "settle_deletions", "trim_log", "touch"}
+
 
 def in_no_time(scene: Callable[[], Awaitable[None]]) -> None:
     """Play a scene on a clock that moves on only while all wait for it: what is done takes no time."""
@@ -38,6 +40,11 @@ async def back(server: DoubleServer, paths: Paths) -> None:
 def contents(server: DoubleServer) -> dict[str, bytes]:
     """Return what the bucket holds."""
     return {key: stored.data for key, stored in server.bucket.objects.items()}
+
+
+def requests(server: DoubleServer) -> int:
+    """Return how many came since `counts` was cleared, less what a mount sends by itself every so often."""
+    return sum(count for name, count in server.counts.items() if name not in _BY_ITSELF)
 
 
 def kept_aside(cache: Path) -> list[bytes]:

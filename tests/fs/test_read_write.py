@@ -121,11 +121,12 @@ async def test_truncate_without_a_handle_is_published(server: DoubleServer, moun
 async def test_close_reports_failure_and_keeps_the_bytes(server: DoubleServer, mount: Mount) -> None:
     """close() fails when the upload does; the bytes stay and are sent later."""
     async with mount(offline_writes="refuse") as paths:
-        server.inject("put", Unreachable("cable cut"))
+        server.inject("put", Unreachable("cable cut"), times=1000)
         with pytest.raises(Unreachable):
             await paths.create("file", b"precious")
         assert await paths.read("file") == b"precious"
         assert (await paths.getxattr("file", "user.exai.state")).startswith(b"failed: ")
+        server.clear_faults()
     async with mount("other") as other:
         assert await other.read("file") == b"precious"
 
@@ -224,7 +225,7 @@ async def test_a_busy_server_is_not_an_empty_file(server: DoubleServer, mount: M
 async def test_the_end_sends_several_files_at_a_time(server: DoubleServer, mount: Mount) -> None:
     """A drain overlaps its uploads: what a failed server left is sent before the deadline."""
     async with mount() as paths:
-        server.inject("put", Busy("later"), times=40)
+        server.inject("put", Busy("later"), times=100_000)
         for number in range(20):
             await paths.create(f"f{number}", b"%d" % number)
         server.clear_faults()
@@ -244,7 +245,7 @@ async def test_the_end_sends_several_files_at_a_time(server: DoubleServer, mount
 async def test_uploads_that_fail_together_are_one_try(server: DoubleServer, mount: Mount) -> None:
     """While Supabase is away a drain asks a few times: a cut of a moment leaves nothing unsent."""
     async with mount() as paths:
-        server.inject("put", Busy("later"), times=40)
+        server.inject("put", Busy("later"), times=100_000)
         for number in range(20):
             await paths.create(f"f{number}", b"%d" % number)
         server.clear_faults()

@@ -160,10 +160,11 @@ async def test_an_upload_whose_answer_was_lost_is_known_as_ours(server: DoubleSe
 async def test_a_file_kept_aside_is_not_written_any_more(server: DoubleServer, mount: Mount) -> None:
     """The kernel still has the name of a file that another host's replaced: it must look again."""
     async with mount() as paths:
-        server.inject("put", Unreachable("away"))
+        server.inject("put", Unreachable("away"), times=1000)
         await paths.create("f", b"ours")
         async with paths.inode("f") as ino:
             server.bucket.put("f", b"theirs")
+            server.clear_faults()
             await paths.fs.drain(60)
             with pytest.raises(Stale):
                 await paths.fs.files.open(ino, os.O_RDWR, CALLER)
@@ -452,9 +453,10 @@ async def test_another_clients_file_that_may_be_ours_is_compared_before_it_is_re
     """An upload had no answer, and then somebody put a file of its size there: its bytes are kept."""
     async with mount() as paths:
         await paths.create("f", b"old")
-        server.inject("put", Unreachable("lost"))
+        server.inject("put", Unreachable("lost"), times=1000)
         await paths.overwrite("f", b"first")
         server.bucket.put("f", b"their")
+        server.clear_faults()
         await paths.fs.feed.poll()
         assert await paths.fs.drain(60) == 0
         await follow(paths)
