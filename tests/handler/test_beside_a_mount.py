@@ -40,6 +40,11 @@ def contents_of(tmp_path: Path) -> set[Path]:
     return set((tmp_path / "cache").glob("*/content/*/*"))
 
 
+def staged_in(tmp_path: Path) -> list[Path]:
+    """Return what the mount has on disk and not taken in as content."""
+    return list((tmp_path / "cache").glob("*/staging/*"))
+
+
 async def test_one_directory(
     fresh_bucket: dict[str, str], make_handler: Make, tmp_path: Path, local: Write
 ) -> None:
@@ -48,6 +53,8 @@ async def test_one_directory(
         async with make_handler() as handler:
             source = local("big.bin", DATA)
             mount.sh(f"cp {source} big.bin && mkdir d && cp {source} d/other.bin")
+            # After the last close, of which the kernel tells when it likes.
+            wait_until(lambda: not staged_in(tmp_path), 120, "what was written is cached content")
             before = contents_of(tmp_path)
             assert len(before) == 1
             inode = before.copy().pop().stat().st_ino
