@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import anyio
 import structlog
 import uvicorn
+from anyio.abc import TaskStatus
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -209,15 +210,17 @@ async def serve_http(config: Config, address: Address, redact: Callable[[str], s
             )
             guard = Guard(app, token)
             web = _Server(_settings(guard))
-            tasks.start_soon(_end_by_signal, web, guard)
+            await tasks.start(_end_by_signal, web, guard)
             here = Address(address.host, listener.getsockname()[1])
             _log.info("serving MCP", url=f"http://{here}{PATH}", needs_token=token is not None)
             await web.serve(sockets=[listener])
             tasks.cancel_scope.cancel()
 
 
-async def _end_by_signal(web: _Server, guard: Guard) -> None:
-    await ended_by_signal(web.stop)
+async def _end_by_signal(
+    web: _Server, guard: Guard, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+) -> None:
+    await ended_by_signal(web.stop, task_status=task_status)
     await anyio.sleep(_END_S)
     guard.end()
 

@@ -38,7 +38,7 @@ async def serve_stdio(config: Config, redact: Callable[[str], str]) -> None:
         async with open_server(config, redact) as server, anyio.create_task_group() as tasks:
             stop = anyio.Event()
             tasks.start_soon(_copy, source, write_end, stop)
-            tasks.start_soon(ended_by_signal, stop.set)
+            await tasks.start(ended_by_signal, stop.set)
             await server.run_stdio_async()
             tasks.cancel_scope.cancel()
     finally:

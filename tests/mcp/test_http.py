@@ -9,6 +9,7 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import partial
@@ -21,7 +22,7 @@ import pytest
 
 from exaifs.errors import ConfigError
 from exaifs.mcp.http import MAX_BODY_BYTES, Address, address_of, is_loopback
-from tests.mcp.served import CALL_S, END_S, HttpServer, Project, http_caller, http_server
+from tests.mcp.served import CALL_S, END_S, START_S, HttpServer, Project, http_caller, http_server
 from tests.providers.emulator import ProviderServer
 from tests.providers.world import arrived
 from tests.support.gate import Gate
@@ -317,6 +318,36 @@ def test_it_ends_in_order(project: Project, number: signal.Signals) -> None:
                 server.process.send_signal(number)
                 assert server.process.wait(END_S) == 0
             assert "stopping" in server.log.read_text()
+
+
+ENDED_AS_IT_SAYS_SO = """
+import os, signal, anyio, structlog
+from exaifs.config import load
+from exaifs.mcp.http import Address, serve_http
+
+def end(_logger, _name, event):
+    if event["event"] == "serving MCP":
+        os.kill(os.getpid(), signal.SIGTERM)
+    return event
+
+structlog.configure(processors=[end, structlog.processors.JSONRenderer()])
+anyio.run(serve_http, load(), Address("127.0.0.1", 0), str)
+"""
+
+
+@pytest.mark.embedded
+def test_it_ends_in_order_as_soon_as_it_says_that_it_serves(project: Project) -> None:
+    """Who waited for that line may end it at once."""
+    ended = subprocess.run(
+        [sys.executable, "-c", ENDED_AS_IT_SAYS_SO],
+        env=project.whole_environment(),
+        capture_output=True,
+        text=True,
+        timeout=START_S,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "stopping" in ended.stdout
 
 
 @pytest.mark.embedded
