@@ -142,7 +142,7 @@ def test_writing_while_the_conversation_is_deleted(project: Project) -> None:
         while project.one("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'") == 0:
             assert writer.is_alive()
         connection.commit()
-    writer.join(20)
+    writer.join(60)
     assert links(project) == {("c1", "uploads/c1/new")}
     assert project.one("SELECT string_agg(key, ',') FROM exaifs_delete_queue") == "uploads/c1/old"
 

@@ -149,6 +149,6 @@ def test_linking_while_the_conversation_is_deleted(project: Project) -> None:
         while project.one("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'") == 0:
             assert second.is_alive()
         connection.commit()
-    second.join(20)
+    second.join(60)
     assert [answer["linked"] for answer in answers] == [True]
     assert project.one("SELECT count(*) FROM conversation_files") == 1

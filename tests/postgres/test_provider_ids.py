@@ -184,6 +184,6 @@ def test_two_hosts_at_the_same_time(project: Project) -> None:
         while project.one("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'") == 0:
             assert second.is_alive()
         first.commit()
-    second.join(20)
+    second.join(60)
     assert held["stored"] is True
     assert [(answer["stored"], answer["current"]["id"]) for answer in answers] == [(False, "k1")]

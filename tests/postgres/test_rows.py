@@ -105,7 +105,7 @@ def test_patches_at_the_same_time(project: Project) -> None:
         while project.one("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'") == 0:
             assert second.is_alive()
         first.commit()
-    second.join(20)
+    second.join(60)
     record = project.record("a")
     assert record is not None
     assert record["xattrs"] == {"user.1": "MQ==", "user.2": "Mg=="}

@@ -75,6 +75,9 @@ def cluster(programs: Path) -> Iterator[str]:
                     "listen_addresses=",
                     "-c",
                     "fsync=off",
+                    # Its transactions hold the change feed back, as any that writes; tests look at once.
+                    "-c",
+                    "autovacuum=off",
                 ],
                 user=user,
                 cwd="/",
