@@ -173,7 +173,7 @@ def test_nothing_is_printed(fresh_bucket: dict[str, str], kimi: ProviderServer, 
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=True,
     )
     assert ended.stdout == ""
@@ -261,7 +261,7 @@ def test_a_handler_that_nobody_closes(loop: str, fresh_bucket: dict[str, str], t
         env={**os.environ, **fresh_bucket, "FILE_CACHE_DIR": str(tmp_path / "cache")},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")

@@ -180,7 +180,7 @@ def run(project: Project, *arguments: str, more: Mapping[str, str] = {}) -> tupl
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=START_S,
         check=False,
     )
     assert ended.stdout == ""

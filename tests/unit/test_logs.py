@@ -169,7 +169,7 @@ def test_an_uncaught_exception_is_redacted() -> None:
     """What ends the process is written through the same formatter."""
     program = f"from exaifs import logs; logs.setup(secrets=[{SECRET!r}]); raise ValueError({SECRET!r})"
     result = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False
     )
     assert result.returncode == 1
     assert "ValueError" in result.stderr
