@@ -242,6 +242,21 @@ async def test_a_directory_that_is_renamed_without_its_marker(
         assert set(contents(server)) == {f"g/{PLACEHOLDER}"}
 
 
+async def test_a_directory_that_another_host_has_taken_cannot_be_renamed(mount: Mount) -> None:
+    """Names have one winner, also where the loser has not heard of it yet; its attempt leaves nothing."""
+    async with mount("one") as one, mount("two") as two:
+        await one.mkdir("d")
+        await one.mkdir("d/e")
+        await follow(two)
+        assert await two.ls("d") == ["e"]
+        await one.rename("d", "theirs")
+        with pytest.raises(NotFound):
+            await two.rename("d", "ours")
+        assert await two.ls() == ["theirs"]
+        await two.rename("theirs/e", "ours")
+        assert await two.ls() == ["ours", "theirs"]
+
+
 async def test_a_directory_rename_seen_half_way(server: DoubleServer, mount: Mount) -> None:
     """The feed sees objects move one by one; nothing is lost from either listing."""
     for number in range(20):

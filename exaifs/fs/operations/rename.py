@@ -34,7 +34,7 @@ from exaifs.fs.tables.inodes import Inode, locked
 from exaifs.fs.unsent.keeping import Keeper, puts_of
 from exaifs.fs.upstream.directories import Directories
 from exaifs.model import AttributeChange, ObjectRecord
-from exaifs.names import MAX_KEY_BYTES, child_key, split_key
+from exaifs.names import MAX_KEY_BYTES, child_key, path_of, split_key
 
 RENAME_NOREPLACE = 1
 """renameat2(2)."""
@@ -322,6 +322,9 @@ class Renamer:
 
         Returns:
             What the bucket had, by its old key, of files with unsent bytes.
+
+        Raises:
+            NotFound: nothing is there: another host has removed or renamed the directory.
         """
         carrier = self._changes.carrier
         unsent = {inode.entry.key for inode in self._table.below(old) if inode.dirty}
@@ -331,6 +334,8 @@ class Renamer:
             keys.append(record.key)
             if record.key in unsent:
                 found[record.key] = record
+        if not (keys or self._index.holds_pending(old)):
+            raise NotFound(f"the directory {path_of(old)} was removed by another host")
         self._check_lengths(keys, old, new)
         await carrier.move_all([(key, new + key[len(old) :]) for key in keys])
         return found
@@ -345,6 +350,8 @@ class Renamer:
                 self._relocation.take_on(record, old_key)
                 moved.add(record.key)
             self._relocation.drop_unmoved(new, moved)
+            if not moved:
+                self._index.doubt_key(new)  # gone while it was being moved, or there for unsent files only
         except BaseException:
             # All moved, but what is there was not said: let it be listed anew.
             self._index.expire_below(new)
