@@ -348,6 +348,18 @@ async def test_a_directory_that_was_never_listed_goes_with_its_last_file(
         assert await paths.ls() == ["o"]  # served from what is known
 
 
+async def test_a_directory_that_was_never_listed_goes_with_its_last_folder(
+    server: DoubleServer, mount: Mount
+) -> None:
+    """Another host's rmdir leaves nothing of it either, however deep what was removed."""
+    server.bucket.put(f"d/e/{PLACEHOLDER}", b"")
+    async with mount() as paths:
+        assert await paths.ls() == ["d"]
+        server.bucket.remove([f"d/e/{PLACEHOLDER}"])
+        await follow(paths)
+        assert await paths.ls() == []
+
+
 async def test_a_directory_in_doubt_is_listed_again_though_nobody_asks(mount: Mount) -> None:
     """The kernel holds names for long; also of a run that ended before it came to that."""
     async with mount() as paths:

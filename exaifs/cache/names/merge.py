@@ -330,9 +330,8 @@ def _merge_marker(merge: _Merge, prefix: str, record: ObjectRecord | None) -> No
     if record is not None:
         _reveal(merge, prefix)
     directory = merge.index.directory(prefix)
-    if directory is None:
-        return
-    merge.change(directory, with_marker(directory, record))
+    if directory is not None:
+        merge.change(directory, with_marker(directory, record))
     if record is None:
         _prune(merge, prefix)
 
