@@ -439,3 +439,31 @@ async def test_an_upload_without_an_answer_is_ours_after_a_kill(
         assert server.bucket.objects["e/f"].data == b"first second"
         assert await paths.read("e/f") == b"first second"
         assert killed.kept() == []
+
+
+@pytest.mark.parametrize("keeps_metadata", [True, False])
+async def test_an_upload_of_what_was_kept_is_ours_after_a_kill(
+    server: DoubleServer, mount: Mount, killed: Killed, *, keeps_metadata: bool
+) -> None:
+    """Also when the record was written before it began, and the bytes are changed after the kill."""
+    server.bucket.keeps_metadata = keeps_metadata
+    async with mount() as paths:
+        await paths.mkdir("d")
+        server.online = False
+        await paths.create("d/away", b"nothing is tried after this")
+        await paths.create("d/f", b"first")
+        server.inject("commit", Unreachable("the answer was lost"), times=1000)
+        server.online = True
+        paths.fs.writes.sender.hurry()
+        with trio.fail_after(60):
+            while "d/f" not in server.bucket.objects:  # noqa: ASYNC110 - no event tells
+                await trio.sleep(0.01)
+        server.online = False
+        killed.now()
+    server.clear_faults()
+    async with mount("killed") as paths:
+        async with paths.open("d/f", os.O_WRONLY | os.O_APPEND) as handle:
+            await paths.fs.files.write(handle, 5, b" second")
+        await back(server, paths)
+        assert server.bucket.objects["d/f"].data == b"first second"
+        assert killed.kept() == []
