@@ -21,6 +21,7 @@ from exaifs.cache.unsent.conflicts import list_conflicts
 from exaifs.errors import Unreachable
 from exaifs.model import AttributeChange, Handle, Ino, Posix
 from exaifs.remote.interface import Upload
+from tests.simulation.replay import Server
 from tests.simulation.trees import (
     Node,
     Tree,
@@ -35,7 +36,6 @@ from tests.simulation.trees import (
 )
 from tests.simulation.weather import choose
 from tests.simulation.world import settle
-from tests.support.double import DoubleServer
 from tests.support.double_providers import ProviderRows
 from tests.support.double_state import BucketState
 from tests.support.paths import CALLER, Paths
@@ -89,7 +89,7 @@ class Program:
 
     def __post_init__(self) -> None:
         self.chance = random.Random(self.seed)
-        self.server = DoubleServer()
+        self.server = Server()
         self.cache = self.directory / "cache"
         for key, data in self.known.items():
             theirs = Upload(hashlib.sha256(data).hexdigest(), "text/plain", Posix(mode=0o644), key)
@@ -511,7 +511,7 @@ class Program:
 
     async def check(self, moment: Moment) -> None:
         """Start from what a kill left, without the server and with it."""
-        server = DoubleServer()
+        server = Server()
         server.bucket = copied(moment.bucket)
         server.providers = ProviderRows(server.bucket)
         server.online = False
@@ -522,7 +522,7 @@ class Program:
             self.log.append(f"at moment {moment.number}, {moment.doing}")
             raise
 
-    async def _check(self, server: DoubleServer, moment: Moment) -> None:
+    async def _check(self, server: Server, moment: Moment) -> None:
         weather = gentle()
         async with mounted(server, moment.cache, self.settings, weather) as paths:
             # Times may be those of bytes that were lost, until the row is heard of again.

@@ -11,7 +11,6 @@ import os
 import random
 import resource
 import shutil
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from exaifs.model import AttributeChange, Ino
 from exaifs.names import PLACEHOLDER
 from tests.simulation.kernel import Kernel
 from tests.simulation.play import OUTDATED
+from tests.simulation.replay import Server
 from tests.simulation.tasks import MARK, NAMES, Manner, Possible, Private, Task, is_trouble
 from tests.simulation.weather import Link, Weather, choose, distant
 from tests.simulation.world import (
@@ -35,7 +35,6 @@ from tests.simulation.world import (
     let_go,
     settle,
 )
-from tests.support.double import DoubleServer
 
 MOUNTS = ("one", "two")
 SHARED = ("s/a", "s/b", "s/d", "s/d/a", "s/d/b", "s/e")
@@ -72,7 +71,7 @@ class Storm:
 
     def __post_init__(self) -> None:
         self.chance = random.Random(self.seed)
-        self.server = DoubleServer(now_ns=lambda: time.time_ns())  # noqa: PLW0108 - looked up at each call
+        self.server = Server()
         self.server.bucket.keeps_metadata = choose(self.chance, [True, True, False])
         self.server.ignores_range = choose(self.chance, [False, True])
         for name, data in FAR.items():

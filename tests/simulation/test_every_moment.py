@@ -6,24 +6,13 @@
 
 from __future__ import annotations
 
-import os
-import random
-import sys
-import tempfile
-import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 import pytest
-import trio
-import trio.testing
-from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 
 from tests.simulation.moments import AtEveryStep, Program
-from tests.simulation.weather import ThreadsInTurn
+from tests.simulation.replay import SIMULATE_S, run, seeds, simulate
 
-SIMULATE_S = float(os.environ.get("EXAIFS_SIMULATE_S", "0"))
-SEED = os.environ.get("EXAIFS_SIMULATE_SEED")
 TWICE = 0.02
 """Of how many kills the next run is killed at every step, too."""
 
@@ -77,46 +66,24 @@ UNLISTED = (
 """Programs that rename directories of which not all names are known."""
 
 
-def play(seed: int, steps: Sequence[str] | None = None, known: Mapping[str, bytes] | None = None) -> None:
+def play(
+    seed: int, steps: Sequence[str] | None = None, known: Mapping[str, bytes] | None = None
+) -> Program:
     """Play one program, and every next run; on failure say which, and what happened until then."""
-
-    # Inside `given` Hypothesis seeds trio's scheduler, the same for every example.
-    @settings(
-        max_examples=1,
-        database=None,
-        deadline=None,
-        phases=(Phase.generate,),
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(chosen=st.just(seed))
-    def program(chosen: int) -> None:
-        with tempfile.TemporaryDirectory() as directory:
-            given_steps = None if steps is None else [tuple(step.split()) for step in steps]
-            played = Program(chosen, Path(directory), given_steps, known=known or {})
-            try:
-                _play(played)
-            except BaseException:
-                sys.stderr.write(f"EXAIFS_SIMULATE_SEED={chosen}\n" + "\n".join(played.log) + "\n")
-                raise
-
-    program()
+    given = None if steps is None else [tuple(step.split()) for step in steps]
+    return simulate(seed, lambda directory: Program(seed, directory, given, known=known or {}), _play)
 
 
 def _play(played: Program) -> None:
-    _run(played.run, AtEveryStep(played))
+    run(played.run, AtEveryStep(played))
     assert len(played.moments) > 1
     for moment in played.moments:
         following = played.next_run(moment) if played.chance.random() < TWICE else None
-        _run(lambda: played.check(moment))  # noqa: B023 - called at once
+        run(lambda: played.check(moment))  # noqa: B023 - called at once
         if following is not None:
-            _run(following.recover, AtEveryStep(following))
+            run(following.recover, AtEveryStep(following))
             for later in following.moments:
-                _run(lambda: following.check(later))  # noqa: B023 - as above
-
-
-def _run(act: Callable[[], Awaitable[None]], *instruments: trio.abc.Instrument) -> None:
-    clock = trio.testing.MockClock(autojump_threshold=0)
-    trio.run(act, clock=clock, instruments=[ThreadsInTurn(), *instruments])
+                run(lambda: following.check(later))  # noqa: B023 - as above
 
 
 @pytest.mark.timeout(900)
@@ -136,13 +103,5 @@ def test_a_kill_while_what_was_never_listed_is_renamed_loses_nothing(steps: Sequ
 @pytest.mark.timeout(SIMULATE_S + 900)
 def test_a_kill_at_any_moment_loses_nothing_acknowledged() -> None:
     """The next run shows and sends what was acknowledged, once, under its newest name; no conflicts."""
-    if SEED:
-        play(int(SEED))
-        return
-    if not SIMULATE_S:
-        for seed in range(6):
-            play(seed)
-        return
-    end = time.monotonic() + SIMULATE_S
-    while time.monotonic() < end:
-        play(random.SystemRandom().randrange(1 << 32))
+    for seed in seeds(6):
+        play(seed)
