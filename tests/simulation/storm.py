@@ -67,6 +67,9 @@ class Storm:
     privates: list[Private] = field(default_factory=list)
     caches: dict[str, Path] = field(default_factory=dict)
     """Of each mount, the cache directory of its newest run."""
+    running: dict[str, FileSystem] = field(default_factory=dict)
+    behind: set[str] = field(default_factory=set)
+    """Mounts whose last run ended while its index was in memory, as the disk refused it."""
     log: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -187,6 +190,7 @@ class Storm:
     async def _kill(self, life: trio.CancelScope, link: Link, name: str, left: Path) -> None:
         """End a run at some moment; the next one finds the cache directory as it is then."""
         await trio.sleep(self.chance.uniform(0, 30))
+        self._note_end(name)
         self._free_disk()
         shutil.copytree(self.caches[name], left, ignore=shutil.ignore_patterns("*-shm"))
         self.caches[name] = left
@@ -203,6 +207,9 @@ class Storm:
             try:
                 async with trio.open_nursery() as background:
                     await background.start(fs.run)
+                    if name in self.behind:
+                        await _catch_up(fs)
+                    self.running[name] = fs
                     kernel = Kernel(fs)
                     background.start_soon(kernel.listen)
                     async with trio.open_nursery() as nursery:
@@ -211,8 +218,17 @@ class Storm:
                     background.cancel_scope.cancel()
                 left = await fs.drain(choose(self.chance, [0.5, 5.0]))
                 self.note(f"{name} is unmounted, {left} left")
+                self._note_end(name)
             finally:
                 close_staged(fs)
+
+    def _note_end(self, name: str) -> None:
+        """Note whether the index on the disk is what the mount knows: the next run finds that one."""
+        fs = self.running.get(name)
+        if fs is not None and fs.core.contents.statistics().disk_disabled is not None:
+            self.behind.add(name)
+        elif fs is not None:
+            self.behind.discard(name)
 
     async def _work(self, kernel: Kernel, private: Private) -> None:
         task = Task(
@@ -423,6 +439,22 @@ class Storm:
             for directory in directories
             for conflict in list_conflicts(directory)
         }
+
+
+async def _catch_up(fs: FileSystem) -> None:
+    """Wait until a mount has sent everything, and heard of what it did itself and did not keep."""
+    while fs.writes.sender.left() or not await _has_heard(fs):  # noqa: ASYNC110 - on the mock clock
+        await trio.sleep(PACE_S)
+
+
+async def _has_heard(fs: FileSystem) -> bool:
+    """Tell whether there was no gap for a while, in which all is asked again that was left alone."""
+    for _ in range(5):
+        await fs.feed.wait_caught_up()
+        await trio.sleep(PACE_S)
+        if not fs.core.contact.followed or not await fs.directories.reconcile():
+            return False
+    return True
 
 
 def limit_file_size(limit_bytes: int) -> bool:
