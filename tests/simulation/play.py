@@ -1,20 +1,28 @@
 """Plays programs of single steps by two mounts and an outside writer, and judges every answer.
 
-A mount that has taken in every change must answer as POSIX says for what the bucket holds; one that has
-not may also answer for an older state, but never with other bytes than a version that was.
+A mount that has taken in every change, and has nothing left to send, must answer as POSIX says for what
+the bucket holds; another may also answer for an older state, but never with other bytes than a version that
+was.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import random
+import shutil
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import trio
 import trio.testing
 
+from exaifs.config import load
 from exaifs.errors import (
+    Busy,
     ExaifsError,
     Exists,
     InvalidArgument,
@@ -24,12 +32,17 @@ from exaifs.errors import (
     NotEmpty,
     NotFound,
     NotPermitted,
-    Rejected,
     Stale,
+    Unreachable,
 )
+from exaifs.fs.tables.inodes import Inode
 from exaifs.model import AttributeChange, Handle, Ino
-from exaifs.names import PLACEHOLDER, path_of
+from exaifs.names import PLACEHOLDER
 from tests.simulation.kernel import Kernel
+from tests.simulation.ledger import Ledger
+from tests.simulation.programs import MOUNTS, Program, Step, World
+from tests.simulation.replay import Server
+from tests.simulation.weather import Link, Weather, distant
 from tests.simulation.world import (
     Tree,
     check_agreement,
@@ -41,24 +54,18 @@ from tests.simulation.world import (
     settle,
     visible,
 )
-from tests.support.double import DoubleServer
 
 OUTDATED = (NotFound, Exists, NotEmpty, IsADirectory, NotADirectory, Stale, InvalidArgument, NotPermitted)
 """What a mount may answer that has not heard of the newest changes."""
 
+AWAY = (Unreachable, Busy)
+"""What it may answer when its requests, or their answers, are lost: done or not."""
+
+PACE_S = 1.0
+"""From one step to the next."""
+
 SIZES = (0, 7, 100, 140_000)
 """In bytes; the largest is copied on the server when its content is known there."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One operation: who does what to which path; `number` chooses sizes, offsets, handles."""
-
-    actor: str
-    verb: str
-    path: str = ""
-    other: str = ""
-    number: int = 0
 
 
 @dataclass
@@ -71,25 +78,38 @@ class Held:
 
 
 class Actor:
-    """One mount, with what is known of it."""
+    """One mount, with what is known of it.
 
-    def __init__(self, name: str, cache: Path) -> None:
+    Args:
+        name: of the mount.
+        cache: its cache directory.
+        settings: of its file system.
+        weather: between it and the bucket.
+    """
+
+    def __init__(self, name: str, cache: Path, settings: dict[str, object], weather: Weather) -> None:
         self.name = name
         self.cache = cache
         self.kernel: Kernel
         self.held: list[Held] = []
         self.followed = True
-        """Whether it has heard of every change."""
+        """Whether it has heard of every change, and the bucket of all that was done here."""
         self.content: dict[Ino, bytes] = {}
         """Bytes that an inode was seen to have: they change only by this mount's own writes."""
-        self.unsent: set[Ino] = set()
+        self.unsent: dict[Ino, set[bytes | None]] = {}
+        """Inodes that were written since the last close, with what they showed before."""
+        self.link = Link()
+        self.settings = settings
+        self._weather = weather
         self._stopping = trio.Event()
         self._stopped = trio.Event()
 
-    async def live(self, server: DoubleServer, *, task_status: trio.TaskStatus[None]) -> None:
+    async def live(self, server: Server, *, task_status: trio.TaskStatus[None]) -> None:
         """Be mounted until `stop`."""
         self._stopping, self._stopped = trio.Event(), trio.Event()
-        async with opened(server.remote(), self.cache) as fs, trio.open_nursery() as nursery:
+        remote = distant(server.remote(), self._weather, self.link)
+        config = load(uid=1000, gid=1000, freshness_s=3600.0, **self.settings)
+        async with opened(config, remote, self.cache) as fs, trio.open_nursery() as nursery:
             self.kernel = Kernel(fs)
             nursery.start_soon(self.kernel.listen)
             task_status.started()
@@ -113,49 +133,100 @@ class Actor:
         inodes = [inode for inode in self.kernel.fs.core.table if inode.entry.pending]
         return {inode.entry.key for inode in inodes if not inode.unlinked and not inode.entry.is_dir}
 
+    @property
+    def waits(self) -> bool:
+        """Whether something that was promised here is not in the bucket yet."""
+        core = self.kernel.fs.core
+        return bool(core.changes.outbox.operations) or any(
+            inode.dirty and (inode.opens == 0 or (inode.staged is not None and inode.staged.kept))
+            for inode in core.table
+        )
 
-@dataclass
+
 class Play:
-    """One program being played."""
+    """One program being played.
 
-    server: DoubleServer
-    directory: Path
-    nursery: trio.Nursery = field(init=False)
-    actors: dict[str, Actor] = field(default_factory=dict)
-    versions: set[bytes] = field(default_factory=lambda: {b""})
-    """Every content that ever was in the bucket, or was written on a mount."""
-    _tag: int = 0
+    Args:
+        program: what to play.
+        directory: empty, for the cache directories.
+    """
 
-    async def run(self, steps: list[Step]) -> None:
-        """Play a program, let everything settle, and compare."""
+    def __init__(self, program: Program, directory: Path) -> None:
+        self.log: list[str] = []
+        self.server = Server()
+        self._steps = program.steps
+        self._directory = directory
+        self._nursery: trio.Nursery
+        self._ledger = Ledger()
+        self.versions: set[bytes] = {b""}
+        """Every content that ever was in the bucket, or was written on a mount."""
+        self._stored: dict[str, bytes] = {}
+        """The bytes of each version that the bucket had after a step."""
+        self._tag = self._runs = 0
+        self._prepare(program.world)
+
+    def _prepare(self, world: World) -> None:
+        self.server.bucket.keeps_metadata = world.keeps_metadata
+        self.server.ignores_range = world.ignores_range
+        self._weather = Weather(random.Random(world.seed), world.drop_rate)
+        self.actors = {
+            name: Actor(name, self._directory / name, world.settings.get(name, {}), self._weather)
+            for name in MOUNTS
+        }
+
+    async def run(self) -> None:
+        """Play the program, let everything settle, and compare."""
         async with trio.open_nursery() as nursery:
-            self.nursery = nursery
-            for name in ("one", "two"):
-                actor = self.actors[name] = Actor(name, self.directory / name)
+            self._nursery = nursery
+            for actor in self.actors.values():
                 await trio.Path(actor.cache).mkdir()
                 await self._start(actor)
-            for step in steps:
+            for step in self._steps:
                 await self._play(step)
+            self.note("calm")
             await self._finish()
             for actor in self.actors.values():
                 await actor.stop()
         for actor in self.actors.values():
             check_database(actor.cache / "index.db")
+        there = {stored.data for stored in self.server.bucket.objects.values()}
+        self._ledger.check(there, [actor.cache for actor in self.actors.values()])
+
+    def note(self, text: str) -> None:
+        """Remember what happened, for the message of a failure."""
+        self.log.append(f"{trio.current_time():8.2f} {text}")
 
     async def _start(self, actor: Actor) -> None:
-        await self.nursery.start(actor.live, self.server)
+        await self._nursery.start(actor.live, self.server)
+        actor.followed = False
         await self._sync(actor)
 
     async def _sync(self, actor: Actor) -> None:
-        await settle(self.server, actor.kernel.fs)
-        actor.followed = True
+        """Have a mount send and hear everything, if it can."""
+        if actor.link.cut:
+            return
+        if actor.waits:
+            await self._close_all(actor)
+            self._replace_bases(actor)
+            await actor.kernel.fs.drain(60.0)
+        try:
+            await settle(self.server, actor.kernel.fs)
+        except AWAY:
+            if not self._weather.drop_rate:
+                raise
+            return
+        assert self._weather.drop_rate or not actor.waits, "something is never sent"
+        actor.followed = not self._weather.drop_rate
 
     async def _finish(self) -> None:
+        self._weather.calm()
         for actor in self.actors.values():
-            while actor.held:
-                await self._close(actor, 0)
+            actor.link.cut = False
+            await self._close_all(actor)
         for actor in self.actors.values():
-            assert await actor.kernel.fs.drain(60.0) == 0
+            await settle(self.server, actor.kernel.fs)  # now it knows that the bucket is there
+            self._replace_bases(actor)
+            assert await actor.kernel.fs.drain(600.0) == 0, f"{actor.name}: something is never sent"
         kernels = [actor.kernel for actor in self.actors.values()]
         await settle(self.server, *(kernel.fs for kernel in kernels))
         for actor in self.actors.values():
@@ -166,16 +237,69 @@ class Play:
             await let_go(actor.kernel.fs)
             check_nothing_left(actor.kernel.fs, actor.cache / "staging", keys)
 
+    # -- what is owed ------------------------------------------------------------------------------
+
+    async def _shown(self, actor: Actor, path: str) -> bytes | None:
+        """Return the bytes that a mount shows, as far as is known; None: no file, or not known."""
+        fs = actor.kernel.fs
+        prefix = ""
+        *above, name = path.split("/")
+        with suppress(ExaifsError):
+            # As the kernel and the mount do before anything is done to the name.
+            await actor.kernel.walk(path)
+            await fs.directories.ensure(prefix)
+        for part in above:
+            directory = fs.core.index.child(prefix, part)
+            if directory is None or not directory.is_dir:
+                return None
+            prefix = directory.key
+            with suppress(ExaifsError):
+                await fs.directories.ensure(prefix)
+        entry = fs.core.index.child(prefix, name)
+        if entry is None or entry.is_dir:
+            return None
+        return self._bytes_at(actor, entry.ino)
+
+    def _bytes_at(self, actor: Actor, ino: Ino) -> bytes | None:
+        core = actor.kernel.fs.core
+        inode, entry = core.table.live(ino), core.index.by_ino(ino)
+        if inode is None and entry is not None:
+            inode = Inode(entry)
+        return None if inode is None else self._bytes_of(inode)
+
+    def _bytes_of(self, inode: Inode) -> bytes | None:
+        if inode.staged is not None:
+            return inode.staged.path.read_bytes()
+        for data in self.versions:
+            if _sha256(data) == inode.entry.sha256:
+                return data
+        return self._stored.get(inode.entry.version or "")
+
+    def _replace_bases(self, actor: Actor) -> None:
+        """What was written and not closed may be sent, in place of what was there."""
+        for bases in actor.unsent.values():
+            self._ledger.release(*bases)
+
+    def _forgive_unseen(self, path: str) -> None:
+        """A name that is new here may replace one that another host made since: the README says so."""
+        stored = self.server.bucket.objects.get(path)
+        if stored is not None:
+            self._ledger.release(stored.data)
+
     # -- judging -----------------------------------------------------------------------------------
 
     async def _play(self, step: Step) -> None:
+        await trio.sleep(PACE_S)
         before = self.server.bucket.cursor
         actor = self.actors.get(step.actor)
+        self.note(str(step))
         if actor is None:
             self._outside(step)
         else:
             await getattr(self, f"_{step.verb}")(actor, step)
             await trio.testing.wait_all_tasks_blocked()
+            actor.followed &= not (actor.link.cut or actor.waits)
+        self._stored |= {each.version: each.data for each in self.server.bucket.objects.values()}
         if self.server.bucket.cursor != before:
             for other in self.actors.values():
                 other.followed &= other is actor
@@ -193,9 +317,11 @@ class Play:
         try:
             await call()
         except ExaifsError as exc:
-            allowed = errors if actor.followed else OUTDATED
-            if type(exc) not in allowed:
+            away = isinstance(exc, AWAY) and not actor.followed
+            if not away and type(exc) not in (errors if actor.followed else OUTDATED):
                 raise AssertionError(f"{exc!r} instead of {errors or 'success'}") from exc
+            self.note(f"    {exc!r}")
+            actor.followed &= not isinstance(exc, AWAY)
             return False
         assert not errors or not actor.followed, f"success instead of {errors}"
         return True
@@ -257,6 +383,9 @@ class Play:
         """Read all through a handle; False: the version is gone, and was not here."""
         try:
             data = await actor.kernel.read_all(held.handle)
+        except AWAY:
+            assert not actor.followed
+            return False
         except Stale:
             key = actor.key(held.ino)
             current = None if key is None else self.server.bucket.objects.get(key)
@@ -270,19 +399,59 @@ class Play:
         inode = actor.kernel.fs.core.table.live(held.ino)
         return inode is not None and (inode.unlinked or actor.kernel.fs.core.table.is_replaced(inode))
 
-    def _edited(self, actor: Actor, ino: Ino, data: bytes) -> None:
+    def _edited(self, actor: Actor, ino: Ino, data: bytes, *bases: bytes | None) -> None:
+        """Note what an inode shows after a write.
+
+        Args:
+            actor: the mount.
+            ino: the inode.
+            data: what it shows now.
+            bases: what it showed before, where that was not read.
+        """
+        actor.unsent.setdefault(ino, {actor.content.get(ino), *bases})
         actor.content[ino] = data
-        actor.unsent.add(ino)
         self.versions.add(data)
 
-    async def _sent(self, actor: Actor, ino: Ino) -> None:
-        """After a close that returned: the bytes are in the bucket (promise 1)."""
+    def _sent(self, actor: Actor, ino: Ino) -> None:
+        """After a close that returned: the bytes are in the bucket, or kept (promise 1)."""
         if ino not in actor.unsent:
             return
-        actor.unsent.discard(ino)
+        self._ledger.release(*actor.unsent.pop(ino))
         key = actor.key(ino)
-        if key is not None:
-            assert self.server.bucket.objects[key].data == actor.content[ino], f"{key!r} was not sent"
+        if key is None:
+            return
+        data = actor.content[ino]
+        self._ledger.owe(data, f"closed by {actor.name} as {key}")
+        inode = actor.kernel.fs.core.table.live(ino)
+        if inode is not None and inode.dirty:
+            assert inode.staged is not None
+            assert inode.staged.kept, f"{key!r} was neither sent nor kept"
+            assert inode.staged.acknowledged
+        else:
+            assert self.server.bucket.objects[key].data == data, f"{key!r} was not sent"
+
+    async def _flush_held(self, actor: Actor, held: Held) -> None:
+        """Do what close(2) does first."""
+        inode = actor.kernel.fs.core.table.live(held.ino)
+        unseen = None
+        if inode is not None and inode.entry.pending and not actor.followed:
+            unseen = self.server.bucket.objects.get(inode.entry.key)
+        try:
+            await actor.kernel.fs.files.flush(held.handle)
+        except Stale as exc:
+            self.note(f"    close: {exc!r}")
+            assert actor.settings.get("conflict") == "refuse"
+            self._ledger.owe(actor.content[held.ino], f"refused to {actor.name}")
+            actor.unsent.pop(held.ino, None)
+        except AWAY as exc:
+            self.note(f"    close: {exc!r}")
+            assert not actor.followed
+            self._ledger.release(*actor.unsent.get(held.ino, ()))
+        else:
+            if held.writable:
+                self._sent(actor, held.ino)
+        if unseen is not None and inode is not None and _was_sent(inode):
+            self._ledger.release(unseen.data)
 
     # -- files -------------------------------------------------------------------------------------
 
@@ -303,12 +472,15 @@ class Play:
         tree = self._tree(actor)
         if self._is_link(actor, tree, path):
             return False
+        shown = await self._shown(actor, path)
 
         async def call() -> None:
             handle, ino = await actor.kernel.open(path, flags)
             actor.held.append(Held(handle, ino, writable=flags & os.O_ACCMODE != os.O_RDONLY))
             if flags & os.O_TRUNC:
-                self._edited(actor, ino, b"")
+                inode = actor.kernel.fs.core.table.live(ino)
+                asked = None if inode is None else self._bytes_of(Inode(inode.entry))
+                self._edited(actor, ino, b"", shown, asked)
 
         return await self._judge(actor, self._file(tree, path), call)
 
@@ -343,6 +515,9 @@ class Play:
         before = actor.content[held.ino]
         try:
             await actor.kernel.fs.files.write(held.handle, offset, data)
+        except AWAY:
+            assert not actor.followed
+            return
         except Stale:
             assert held.ino not in actor.unsent
             assert self._is_replaced(actor, held) or not actor.followed
@@ -360,6 +535,9 @@ class Play:
         try:
             change = AttributeChange(size_bytes=size)
             await actor.kernel.fs.namespace.setattr(held.ino, change, held.handle)
+        except AWAY:
+            assert not actor.followed
+            return
         except Stale:
             assert self._is_replaced(actor, held) or not actor.followed
             return
@@ -370,29 +548,39 @@ class Play:
         tree = self._tree(actor)
         if self._is_link(actor, tree, step.path):
             return
-        known: list[Ino] = []
+        known: dict[Ino, bytes | None] = {}
+        size = step.number % 2 * 5
 
         async def act(ino: Ino) -> None:
-            known.append(ino)
-            change = AttributeChange(size_bytes=step.number % 2 * 5)
-            await actor.kernel.fs.namespace.setattr(ino, change, None)
+            known[ino] = self._bytes_at(actor, ino)  # the kernel tries again on ESTALE
+            await actor.kernel.fs.namespace.setattr(ino, AttributeChange(size_bytes=size), None)
 
         async def call() -> None:
-            await actor.kernel.call_ino(step.path, act)
+            try:
+                await actor.kernel.call_ino(step.path, act)
+            except AWAY:
+                self._ledger.release(*known.values())  # done or not
+                raise
 
         if await self._judge(actor, self._file(tree, step.path), call):
-            ino = known[-1]
-            handle, again = await actor.kernel.open(step.path, os.O_RDONLY)
+            ino, shown = known.popitem()
+            await self._look_at_truncated(actor, step.path, ino, size, shown)
+
+    async def _look_at_truncated(
+        self, actor: Actor, path: str, ino: Ino, size: int, shown: bytes | None
+    ) -> None:
+        data = self._bytes_at(actor, ino)
+        if actor.followed or data is None:
+            handle, again = await actor.kernel.open(path, os.O_RDONLY)
             data = await actor.kernel.read_all(handle)
             await actor.kernel.release(handle, again)
-            before = actor.content.get(ino)
             assert again == ino
-            assert len(data) == step.number % 2 * 5
-            assert before is None or data == before[: len(data)].ljust(len(data), b"\0")
-            is_open = any(held.ino == ino for held in actor.held)
-            self._edited(actor, ino, data)
-            if not is_open:
-                await self._sent(actor, ino)
+        assert len(data) == size
+        before = actor.content.get(ino)
+        assert before is None or data == before[: len(data)].ljust(len(data), b"\0")
+        self._edited(actor, ino, data, shown)
+        if not any(held.ino == ino for held in actor.held):
+            self._sent(actor, ino)
 
     async def _read(self, actor: Actor, step: Step) -> None:
         tree = self._tree(actor)
@@ -417,8 +605,7 @@ class Play:
     async def _flush(self, actor: Actor, step: Step) -> None:
         held = self._choose(actor, step)
         if held is not None and held.writable:
-            await actor.kernel.fs.files.flush(held.handle)
-            await self._sent(actor, held.ino)
+            await self._flush_held(actor, held)
 
     async def _close_one(self, actor: Actor, step: Step) -> None:
         if actor.held:
@@ -426,10 +613,12 @@ class Play:
 
     async def _close(self, actor: Actor, position: int) -> None:
         held = actor.held.pop(position)
-        await actor.kernel.fs.files.flush(held.handle)
-        if held.writable:
-            await self._sent(actor, held.ino)
+        await self._flush_held(actor, held)
         await actor.kernel.release(held.handle, held.ino)
+
+    async def _close_all(self, actor: Actor) -> None:
+        while actor.held:
+            await self._close(actor, 0)
 
     # -- names -------------------------------------------------------------------------------------
 
@@ -462,7 +651,7 @@ class Play:
     async def _mkdir(self, actor: Actor, step: Step) -> None:
         async def call() -> None:
             await actor.kernel.mkdir(step.path)
-            assert f"{step.path}/{PLACEHOLDER}" in self.server.bucket.objects
+            assert actor.waits or f"{step.path}/{PLACEHOLDER}" in self.server.bucket.objects
 
         await self._judge(actor, self._free(self._tree(actor), step.path), call)
 
@@ -470,8 +659,9 @@ class Play:
         self.versions.add(step.other.encode())
 
         async def call() -> None:
+            self._forgive_unseen(step.path)
             await actor.kernel.symlink(step.other, step.path)
-            assert self.server.bucket.objects[step.path].data == step.other.encode()
+            assert actor.waits or self.server.bucket.objects[step.path].data == step.other.encode()
 
         await self._judge(actor, self._free(self._tree(actor), step.path), call)
 
@@ -479,7 +669,9 @@ class Play:
         tree = self._tree(actor)
 
         async def call() -> None:
-            await actor.kernel.unlink(step.path)
+            if not actor.followed and not actor.link.cut:
+                self._forgive_unseen(step.path)  # rm removes what has the name when it arrives
+            await self._replacing(actor, step.path, actor.kernel.unlink(step.path))
             if actor.followed:
                 assert tree.files[step.path] not in self.server.bucket.objects
                 assert set(visible(self.server, actor.pending).directories) == tree.directories
@@ -496,7 +688,7 @@ class Play:
 
         async def call() -> None:
             await actor.kernel.rmdir(step.path)
-            assert f"{step.path}/{PLACEHOLDER}" not in self.server.bucket.objects
+            assert actor.waits or f"{step.path}/{PLACEHOLDER}" not in self.server.bucket.objects
 
         await self._judge(actor, problem, call)
 
@@ -507,14 +699,37 @@ class Play:
         keys = {tree.files[step.path + below] for below in moved}
 
         async def call() -> None:
-            await actor.kernel.rename(step.path, step.other)
+            if step.path == step.other:
+                await actor.kernel.rename(step.path, step.other)
+            else:
+                await self._replacing(actor, step.other, actor.kernel.rename(step.path, step.other))
             if actor.followed:
                 now = self._below(visible(self.server, actor.pending), step.other)
-                assert now == moved, "what was renamed is not there"
+                assert now.keys() == moved.keys(), "what was renamed is not there"
+                # Until it is sent, the bucket has what it replaces, or nothing.
+                assert all(data in {None, now[below]} for below, data in moved.items())
                 left = keys & (set(self.server.bucket.objects) | actor.pending)
                 assert step.path == step.other or not left
 
         await self._judge(actor, problem, call)
+
+    async def _replacing(self, actor: Actor, path: str, call: Awaitable[None]) -> None:
+        """Do what removes what a name shows, and what was written here under it and waits.
+
+        Without an answer it is done or not.
+        """
+        gone = [await self._shown(actor, path), *self._waiting_for(actor, path)]
+        try:
+            await call
+        except AWAY:
+            self._ledger.release(*gone)
+            raise
+        self._ledger.release(*gone)
+
+    def _waiting_for(self, actor: Actor, path: str) -> list[bytes | None]:
+        """Return what this mount has closed under a key, and not sent: the name may show another."""
+        inodes = [inode for inode in actor.kernel.fs.core.table if inode.dirty and inode.entry.key == path]
+        return [self._bytes_of(inode) for inode in inodes]
 
     def _below(self, tree: Tree, path: str) -> dict[str, bytes | None]:
         """Return what is at and below a path, by relative path; None: not in the bucket yet."""
@@ -589,7 +804,10 @@ class Play:
     # -- the mount ---------------------------------------------------------------------------------
 
     async def _poll(self, actor: Actor, _step: Step) -> None:
-        await actor.kernel.fs.feed.poll()
+        try:
+            await actor.kernel.fs.feed.poll()
+        except AWAY:
+            assert actor.link.cut or self._weather.drop_rate
 
     async def _settle(self, actor: Actor, _step: Step) -> None:
         await self._sync(actor)
@@ -600,22 +818,51 @@ class Play:
     async def _drop_contents(self, actor: Actor, _step: Step) -> None:
         await actor.kernel.fs.core.contents.drop_clean()
 
+    async def _offline(self, actor: Actor, _step: Step) -> None:
+        actor.link.cut = True
+
+    async def _online(self, actor: Actor, _step: Step) -> None:
+        actor.link.cut = False
+
     async def _restart(self, actor: Actor, _step: Step) -> None:
         """Unmount in order and mount again on the same cache directory."""
-        while actor.held:
-            await self._close(actor, 0)
-        assert await actor.kernel.fs.drain(60.0) == 0
+        await self._close_all(actor)
+        self._replace_bases(actor)
+        left = await actor.kernel.fs.drain(60.0)
+        assert left == 0 or actor.link.cut or self._weather.drop_rate
+        await self._begin_anew(actor)
+
+    async def _kill(self, actor: Actor, _step: Step) -> None:
+        """Mount again on what kill -9 leaves; what was being written is lost, and may be sent."""
+        left = self._directory / f"{actor.name}{self._runs}"
+        self._runs += 1
+        shutil.copytree(actor.cache, left, ignore=shutil.ignore_patterns("*-shm"))
+        self._replace_bases(actor)
+        cut, actor.link.cut = actor.link.cut, True
+        actor.held.clear()
+        await self._begin_anew(actor, left, cut=cut)
+
+    async def _begin_anew(self, actor: Actor, cache: Path | None = None, *, cut: bool = False) -> None:
         await actor.stop()
         actor.content.clear()
+        actor.unsent.clear()
+        if cache is not None:
+            actor.cache, actor.link = cache, Link(cut)
         await self._start(actor)
 
     # -- another client ----------------------------------------------------------------------------
 
     def _outside(self, step: Step) -> None:
         bucket = self.server.bucket
+        if step.verb in {"put", "put_same", "remove"}:
+            stored = bucket.objects.get(step.path)
+            self._ledger.release(None if stored is None else stored.data)
         if step.verb == "put":
-            bucket.put(step.path, self._fresh(step.number))
+            data = self._fresh(step.number)
+            bucket.put(step.path, data)
+            self._ledger.owe(data, f"put as {step.path}")
         elif step.verb == "put_same" and step.other in bucket.objects:
+            # Nothing is owed: who saw these bytes under this name may replace them, whoever put them there.
             bucket.put(step.path, bucket.objects[step.other].data)
         elif step.verb == "remove":
             bucket.remove([step.path])
@@ -627,4 +874,11 @@ class Play:
             bucket.trim_log()
 
 
-__all__ = ["Play", "Rejected", "Step", "path_of"]
+@lru_cache(maxsize=1000)
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _was_sent(inode: Inode) -> bool:
+    """Tell whether the bucket has, or may have, bytes that were written here."""
+    return inode.staged is None or not inode.dirty or inode.staged.uploads.tried

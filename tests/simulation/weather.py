@@ -63,12 +63,12 @@ class Link:
     """What joins one run of a mount to the server."""
 
     cut: bool = False
-    """Whether the process is gone: nothing it asks arrives any more."""
+    """Whether nothing that is asked arrives any more; so it is for a process that is gone."""
 
     def check(self) -> None:
-        """Refuse to carry anything for a process that is gone."""
+        """Refuse to carry anything where the link is cut."""
         if self.cut:
-            raise Unreachable("the process was killed")
+            raise Unreachable("nothing arrives")
 
 
 class _Distant:

@@ -18,7 +18,7 @@ import trio
 import trio.testing
 
 from exaifs.cache.names.index import Index
-from exaifs.config import load
+from exaifs.config import Config
 from exaifs.fs.filesystem import FileSystem
 from exaifs.model import ROOT_INO, ObjectRecord
 from exaifs.names import OBJECT_MARK, PLACEHOLDER, decode_component
@@ -70,9 +70,8 @@ def visible(server: DoubleServer, pending: set[str]) -> Tree:
 
 
 @asynccontextmanager
-async def opened(remote: Remote, directory: Path) -> AsyncIterator[FileSystem]:
+async def opened(config: Config, remote: Remote, directory: Path) -> AsyncIterator[FileSystem]:
     """Open a file system on a cache directory that exists; nothing runs in the background."""
-    config = load(uid=1000, gid=1000, freshness_s=3600.0)
     async with FileSystem.open(config, remote, directory, None) as fs:
         try:
             yield fs
