@@ -467,3 +467,34 @@ async def test_an_upload_of_what_was_kept_is_ours_after_a_kill(
         await back(server, paths)
         assert server.bucket.objects["d/f"].data == b"first second"
         assert killed.kept() == []
+
+
+async def test_what_a_listing_left_alone_is_listed_after_a_kill(
+    server: DoubleServer, mount: Mount, killed: Killed
+) -> None:
+    """A directory whose marker was on its way is there, and so is a file that another host has replaced."""
+    server.bucket.put("f", b"1")
+    async with mount() as paths:
+        assert await paths.ls() == ["f"]
+        with server.hold("commit"):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(paths.mkdir, "d")
+                nursery.start_soon(paths.overwrite, "f", b"ours")
+                with trio.fail_after(60):
+                    while server.counts["commit"] < 2:  # noqa: ASYNC110 - no event tells
+                        await trio.sleep(0.01)
+                server.bucket.put("f", b"theirs")
+                server.bucket.trim_log()
+                await follow(paths)
+                with trio.fail_after(60):
+                    while paths.fs.core.index.expired_prefixes():  # noqa: ASYNC110 - what the host believes
+                        await trio.sleep(0.01)
+                killed.now()
+                nursery.cancel_scope.cancel()
+    async with mount("killed") as paths:
+        await follow(paths)
+        with trio.fail_after(60):
+            while paths.fs.core.index.expired_prefixes():  # noqa: ASYNC110 - as above
+                await trio.sleep(0.01)
+        assert await paths.ls() == ["d", "f"]
+        assert await paths.read("f") == b"theirs"

@@ -77,7 +77,7 @@ CREATE INDEX odd_keys_by_prefix ON odd_keys (prefix);
 -- Directories whose names are all in `entries`.
 CREATE TABLE loaded (
   prefix TEXT PRIMARY KEY,
-  loaded_at_ns INTEGER NOT NULL    -- wall clock; only compared with the clock of this host
+  loaded_at_ns INTEGER NOT NULL    -- by this host's clock; 0: to be listed again; negative: by the next run
 ) WITHOUT ROWID;
 
 -- Complete contents in the content directory, by SHA-256.

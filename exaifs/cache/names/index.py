@@ -53,6 +53,8 @@ class Index(Recency):
         # Mutable state, each changed without an await between read and write.
         highest = database.execute("SELECT max(ino) FROM entries").fetchone()[0]
         self._next_ino = max(highest or 0, ROOT_INO) + 1
+        # Nobody knows any more what those listings left alone.
+        database.execute("UPDATE loaded SET loaded_at_ns = 0 WHERE loaded_at_ns < 0")
         self._root = self._load_root()
         self._is_sent: Callable[[Ino, ObjectRecord], bool] = lambda _ino, _record: False
 
@@ -142,7 +144,7 @@ class Index(Recency):
     def loaded_at_ns(self, prefix: str) -> int | None:
         """Return when a directory was last known to be complete; None when it is not."""
         row = self._db.execute("SELECT loaded_at_ns FROM loaded WHERE prefix = ?", (prefix,)).fetchone()
-        return None if row is None else int(row[0])
+        return None if row is None else abs(int(row[0]))
 
     def holds_pending(self, prefix: str) -> bool:
         """Tell whether there are unsent files anywhere below a directory."""
@@ -230,9 +232,17 @@ class Index(Recency):
             )
         self.odd_keys.move_below(old, upper_bound(old), new)
 
-    def mark_loaded(self, prefix: str, at_ns: int) -> None:
-        """Record that a directory is complete, for example because it was made here."""
-        self._db.execute("INSERT OR REPLACE INTO loaded VALUES (?, ?)", (prefix, at_ns))
+    def mark_loaded(self, prefix: str, at_ns: int, *, in_part: bool = False) -> None:
+        """Record that a directory is complete, for example because it was made here.
+
+        Args:
+            prefix: of the directory.
+            at_ns: when it was known to be; 0: it is to be listed again.
+            in_part: whether the listing left something alone: this run asks for that, the next one lists.
+        """
+        self._db.execute(
+            "INSERT OR REPLACE INTO loaded VALUES (?, ?)", (prefix, -at_ns if in_part else at_ns)
+        )
 
     def loaded_prefixes(self) -> list[str]:
         """Return the directories whose names are all here, as of some time."""

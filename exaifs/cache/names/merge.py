@@ -22,7 +22,6 @@ from exaifs.remote.interface import Change, Folder
 
 _log = structlog.get_logger(__name__)
 
-
 _DROPPED_AT_ONCE = 500
 """Names forgotten in one transaction, about 20 ms."""
 
@@ -55,6 +54,8 @@ class _Merge:
     hidden: set[str] = field(default_factory=set)
     """Folders that could not be shown, because something newer was known of them."""
     is_listing: bool = False
+    left: set[str] = field(default_factory=set)
+    """Keys that a listing left alone, as they were being changed."""
 
     def is_newer(self, key: str) -> bool:
         """Tell whether this answer must leave a key alone.
@@ -65,6 +66,7 @@ class _Merge:
         if newer and self.is_listing:
             if self.index.is_claimed(key):
                 self.index.leave(key)
+                self.left.add(key)
             elif key.endswith("/"):
                 self.index.outdate_listing(split_key(key[:-1])[0])
         return newer
@@ -182,10 +184,11 @@ class DirectoryMerge:
         self._at_ns = at_ns
         self._unseen = index.keys(prefix)
         self._odd: dict[str, OddKind] = {}
+        self._left: set[str] = set()
 
     def page(self, records: Iterable[ObjectRecord], folders: Iterable[Folder]) -> Difference:
         """Take in some of the names, but not the last; folders that cannot be shown are passed over."""
-        merge = _Merge(self._index, self._view, self._at_ns, is_listing=True)
+        merge = _Merge(self._index, self._view, self._at_ns, is_listing=True, left=self._left)
         with self._index.transaction():
             self._take(merge, records, folders)
         return merge.difference
@@ -223,7 +226,7 @@ class DirectoryMerge:
         """
         unseen: list[str] | None = None
         while True:
-            merge = _Merge(self._index, self._view, self._at_ns, is_listing=True)
+            merge = _Merge(self._index, self._view, self._at_ns, is_listing=True, left=self._left)
             with self._index.transaction():
                 if unseen is None:
                     self._take(merge, records, folders)
@@ -233,7 +236,8 @@ class DirectoryMerge:
                 if not unseen:
                     self._note_odd(odd_keys)
                     outdated = self._index.is_outdated(self._prefix, self._view)
-                    self._index.mark_loaded(self._prefix, 0 if outdated else self._at_ns)
+                    at_ns = 0 if outdated else self._at_ns
+                    self._index.mark_loaded(self._prefix, at_ns, in_part=bool(self._left))
                     self._drop_empty(merge)
             yield merge.difference
             if not unseen:

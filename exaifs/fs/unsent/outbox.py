@@ -238,8 +238,6 @@ class Outbox:
         """Have an operation of the journal wait; an earlier run may have tried it."""
         self._tried.add(number)
         self._take(number, operation)
-        for key in keys_of(operation):
-            self._index.leave(key)  # as a listing of that run may have done
 
     def _take(self, number: int, operation: Operation) -> None:
         self._operations[number] = operation
