@@ -48,6 +48,31 @@ class ProviderIdContract:
         nothing = await catalog.set_provider_id(moved.key, "kimi", {"id": "f-2"}, sha256=record.sha256)
         assert (nothing.stored, nothing.current, nothing.record) == (False, None, None)
 
+    async def test_provider_ids_are_the_copies_too(self, world: World) -> None:
+        """A file that gets bytes which others have gets their ids, and keeps them when the others go."""
+        catalog, objects = world.remote.catalog, world.remote.objects
+        data = os.urandom(20)
+        record = await write(world.remote, f"{world.prefix}a", data)
+        assert record.sha256 is not None
+        ids = {
+            "kimi": {"id": "f-1", "sha256": record.sha256},
+            "glm": {"id": "g-1", "sha256": record.sha256},
+        }
+        for name, value in ids.items():
+            await catalog.set_provider_id(record.key, name, value, sha256=record.sha256)
+        again = await write(world.remote, f"{world.prefix}again", data)
+        assert again.provider_file_ids == ids
+        before = await write(world.remote, f"{world.prefix}before", b"what was there before")
+        assert before.provider_file_ids == {}
+        assert (await write(world.remote, before.key, data)).provider_file_ids == ids
+        await objects.copy(record.key, f"{world.prefix}copy")
+        copy = await catalog.commit(f"{world.prefix}copy", upload_of(data))
+        assert copy.provider_file_ids == ids
+        await objects.remove([record.key, before.key])
+        await catalog.forget_provider_id(copy.key, "glm")
+        found = await catalog.stat([again.key, copy.key])
+        assert [row.provider_file_ids for row in found.values()] == [{"kimi": ids["kimi"]}] * 2
+
     async def test_provider_ids_of_another_clients_file(self, world: World) -> None:
         """A row without a hash takes the one that was found by reading that version."""
         await world.put_as_other(f"{world.prefix}theirs", b"theirs", "text/plain")

@@ -166,7 +166,7 @@ class BucketState:
         upload = new.upload
         sha256 = upload.sha256 if upload else (row.sha256 if same else None)
         if not same and (sha256 is None or sha256 != row.sha256):
-            row.provider_file_ids = {}
+            row.provider_file_ids = self._ids_of(sha256)
         row.sha256 = sha256
         row.write_id = upload.write_id if upload else None
         row.posix = replace(row.posix, mtime_ns=None, kind="file")
@@ -175,6 +175,14 @@ class BucketState:
             row.xattrs = dict(upload.xattrs)
         self._note(key)
         self.on_place(row.file_id, None, key)
+
+    def _ids_of(self, sha256: str | None) -> dict[str, Any]:
+        """Return the ids at providers that files with these bytes have."""
+        found: dict[str, Any] = {}
+        for row in self.rows.values():
+            if sha256 is not None and row.sha256 == sha256:
+                found |= row.provider_file_ids
+        return found
 
     # records
 
@@ -217,6 +225,7 @@ class BucketState:
         row = self.rows.setdefault(key, StoredRow(self._new_id()))
         unclaimed = not self.keeps_metadata and stored.upload is None and row.write_id is None
         if unclaimed and upload.size_bytes in {None, len(stored.data)}:
+            row.provider_file_ids = row.provider_file_ids or self._ids_of(upload.sha256)
             row.sha256, row.write_id = upload.sha256, upload.write_id
             row.posix = merged(row.posix, upload.posix)
             row.xattrs = dict(upload.xattrs)
@@ -246,7 +255,7 @@ class BucketState:
             if there is not None and there.sha256 not in {None, row.sha256}:
                 old = replace(row.posix, mtime_ns=None, kind="file")
                 row.sha256, row.write_id, row.posix = there.sha256, there.write_id, merged(old, there.posix)
-                row.provider_file_ids, row.local_cache_path = {}, None
+                row.provider_file_ids, row.local_cache_path = self._ids_of(there.sha256), None
             self.rows[target] = row
             self.on_place(row.file_id, source, target)
             self._note(source, target)
