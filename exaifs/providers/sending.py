@@ -29,8 +29,10 @@ _log = structlog.get_logger(__name__)
 _FIRST_DELAY_S = 0.5
 _ATTEMPTS = 4
 _NAME_CHARS = 150
+_EXTENSION_CHARS = 50
 _HASH_CHARS = 8
 
+_UNKNOWN_TYPE = "application/octet-stream"
 _FORBIDDEN = re.compile(r'[<>:"|?*\\/\x00-\x1f\x7f]')
 """What Anthropic refuses in names; the others lose nothing by it."""
 
@@ -55,17 +57,23 @@ def sending_of(file: ObjectRecord, sha256: str, purpose: str, body: Body) -> Sen
     return Sending(
         body=body,
         filename=filename_of(file.key, sha256),
-        mime_type=file.mime_type,
+        mime_type=mime_type_of(file),
         purpose=purpose,
         token=secrets.token_hex(12),
     )
+
+
+def mime_type_of(file: ObjectRecord) -> str:
+    """Return the MIME type as a header can carry it: other clients write what they like into the row."""
+    given = file.mime_type
+    return given if "/" in given and given.isascii() and given.isprintable() else _UNKNOWN_TYPE
 
 
 def filename_of(key: str, sha256: str) -> str:
     """Return the name for a provider: the file's own, with a part of the hash before its extension."""
     name = _FORBIDDEN.sub("_", path_of(key).rpartition("/")[2].encode(errors="replace").decode())
     path = PurePosixPath(name)
-    return f"{path.stem[:_NAME_CHARS]}-{sha256[:_HASH_CHARS]}{path.suffix[:_NAME_CHARS]}"
+    return f"{path.stem[:_NAME_CHARS]}-{sha256[:_HASH_CHARS]}{path.suffix[:_EXTENSION_CHARS]}"
 
 
 async def send(adapter: ProviderFiles, sending: Sending, give_up_at: float) -> ProviderFile:

@@ -31,9 +31,11 @@ def anyio_backend() -> str:
     return "trio"
 
 
-def sending(data: bytes = DATA, key: str = "d/report.txt", purpose: str = "") -> Sending:
+def sending(
+    data: bytes = DATA, key: str = "d/report.txt", purpose: str = "", mime_type: str = "text/plain"
+) -> Sending:
     """Describe an upload."""
-    file = ObjectRecord(key=key, version="v", size_bytes=len(data), mime_type="text/plain")
+    file = ObjectRecord(key=key, version="v", size_bytes=len(data), mime_type=mime_type)
     return sending_of(file, hashlib.sha256(data).hexdigest(), purpose, BytesBody(data))
 
 
@@ -309,6 +311,19 @@ def test_names_for_providers() -> None:
     assert filename_of('a:b|c?"<>*\\.txt', digest) == "a_b_c______-01234567.txt"
     assert filename_of("=C3=A4.txt", digest) == "ä-01234567.txt"
     assert len(filename_of("x" * 400 + ".pdf", digest)) < 255
+    assert len(filename_of("x" * 150 + "." + "y" * 104, digest)) < 255
+
+
+@pytest.mark.parametrize("name", ["kimi", "gemini"])
+@pytest.mark.parametrize("mime_type", ["", "text", "text/plän", "text/plain\r\nx-other: yes"])
+async def test_a_type_that_is_none(name: str, mime_type: str, start: Start, providers: Providers) -> None:
+    """Rows say what other clients wrote into them; what no header can carry is sent as any bytes."""
+    server = start(CONTRACTS[name]())
+    providers.add(name, server)
+    async with providers.adapter(name) as adapter:
+        await adapter.upload(sending(purpose="file-extract", mime_type=mime_type))
+    [file] = server.files.values()
+    assert (file.data, file.mime_type) == (DATA, "application/octet-stream")
 
 
 async def test_names_arrive(start: Start, providers: Providers) -> None:
