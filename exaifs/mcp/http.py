@@ -244,8 +244,9 @@ def _listening(address: Address) -> socket.socket:
 
 
 def _settings(app: ASGIApp) -> uvicorn.Config:
-    # At info it logs the ids of sessions, which are good for calls.
-    logging.getLogger("mcp.server.streamable_http_manager").setLevel(logging.WARNING)
+    for name in ("streamable_http", "streamable_http_manager"):
+        # At info they log the ids of sessions, which are good for calls.
+        logging.getLogger(f"mcp.server.{name}").setLevel(logging.WARNING)
     return uvicorn.Config(
         app,
         http="h11",
