@@ -105,9 +105,8 @@ class FileService:
                 ClientCache.open(config.cache_dir, remote.identity, remote.objects, limits)
             )
             providers = None
-            if settings is not None and patient:
-                settings = settings.model_copy(update={"deadline_s": settings.upload_limit_s})
             if settings is not None:
+                settings = settings.patient() if patient else settings
                 providers = await stack.enter_async_context(
                     ProviderService.open(settings, remote.catalog, CachedContents(cache.contents))
                 )

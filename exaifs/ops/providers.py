@@ -97,11 +97,9 @@ class ProviderOps:
             ConfigError: no such provider, or no project is named.
         """
         settings = settings_of(providers, name)
-        # A command waits as long as an upload may take, and runs for whoever has the keys.
-        patient = providers.model_copy(update={"deadline_s": providers.upload_limit_s})
         async with open_remote(config) as remote:
             contents = BucketContents(remote.objects)
-            async with ProviderService.open(patient, remote.catalog, contents) as service:
+            async with ProviderService.open(providers.patient(), remote.catalog, contents) as service:
                 yield cls(settings, service, remote)
 
     async def _file(self, path: str) -> ObjectRecord:

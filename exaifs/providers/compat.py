@@ -102,10 +102,10 @@ class OpenAICompatFiles:
         if self._settings.check == "none":
             raise ProviderError(f"{self._settings.name}: it cannot list files")
         params: dict[str, str | int] = {"purpose": purpose} if purpose else {}
+        if self._settings.list_paging == "after":
+            params["limit"] = _PAGE
         for page in range(_MAX_PAGES):
-            if self._settings.list_paging == "after":
-                params["limit"] = _PAGE
-            elif self._settings.list_paging == "page":
+            if self._settings.list_paging == "page":
                 params |= {"page": page, "page_size": _PAGE}
             answer = await self._http.ask("GET", "files", params=params)
             files = answer.get("data")
@@ -115,9 +115,8 @@ class OpenAICompatFiles:
                 yield file
             if len(files) < _PAGE or self._settings.list_paging == "none":
                 return
-            params["after"] = str(files[-1].get("id"))
-            if self._settings.list_paging == "page":
-                del params["after"]
+            if self._settings.list_paging == "after":
+                params["after"] = str(files[-1].get("id"))
         raise ProviderProtocolError(f"{self._settings.name}: a list of files without an end")
 
 

@@ -180,6 +180,10 @@ class ProvidersConfig(BaseModel):
     recheck_s: float = Field(default=_DAY_S, gt=0)
     """An id that was not verified for so long is checked before it is given out."""
 
+    def patient(self) -> ProvidersConfig:
+        """Return the same for who waits as long as an upload may take: no file system hangs on them."""
+        return self.model_copy(update={"deadline_s": self.upload_limit_s})
+
     def secrets(self) -> tuple[str, ...]:
         """Return the keys that are set, for redaction."""
         found = []
