@@ -208,7 +208,8 @@ def prune(
     for upload, reason in pruned.failed:
         note(session.redact(f"not deleted: {upload.id}: {reason}"))
     verb = "would be deleted" if dry_run else "deleted"
-    note(f"{len(pruned.deleted)} files {verb} at {name}")
+    count = len(pruned.deleted)
+    note(f"{count:,} file{'s' * (count != 1)} {verb} at {name}")
     return 1 if pruned.failed else 0
 
 
