@@ -224,7 +224,7 @@ class UnifiedFileHandler:
 
         The bytes are one version, whole, and compared with its SHA-256. The dictionary is
         `FileInfo.to_dict`: file_id, path, name, size_bytes, mime_type, sha256, created_at, updated_at,
-        metadata.
+        metadata, and the keys of the latter that are none of these.
 
         Raises:
             NotFound: no such file.

@@ -32,8 +32,13 @@ class FileInfo:
     """What was given with uploads: `continuation_id`, `file_type`, and your own keys."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON values; times in ISO 8601."""
+        """Return it as JSON values; times in ISO 8601.
+
+        What was given with uploads is in `metadata`, and stands beside the others, too, where it has other
+        names than they.
+        """
         return {
+            **self.metadata,
             "file_id": self.file_id,
             "path": self.path,
             "name": self.name,

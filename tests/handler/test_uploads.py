@@ -68,6 +68,15 @@ async def test_what_is_kept(service: FileService, local: Write, double: Double) 
     assert record.posix.mtime_ns == 1_600_000_000_123_456_789
 
 
+async def test_what_was_given_comes_back(service: FileService, local: Write) -> None:
+    """What was said of a file with its upload is told with its download; what exaifs knows goes first."""
+    given = {"topic": "tax", "pages": [1, None], "size_bytes": "many"}
+    file_id = await upload(service, local("a.txt", b"abc"), given)
+    _, metadata = await service.download_file(file_id)
+    assert (metadata["topic"], metadata["pages"], metadata["size_bytes"]) == ("tax", [1, None], 3)
+    assert metadata["metadata"] == {**given, "file_type": "user_upload"}
+
+
 @pytest.mark.parametrize(
     ("metadata", "error"),
     [
