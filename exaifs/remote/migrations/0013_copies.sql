@@ -34,7 +34,6 @@ CREATE OR REPLACE TRIGGER exaifs_file_metadata_ids_of_changed
     WHEN (NEW.file_hash IS DISTINCT FROM OLD.file_hash AND NEW.file_hash IS NOT NULL)
     EXECUTE FUNCTION public.exaifs_take_ids();
 
-REVOKE ALL ON FUNCTION public.exaifs_take_ids() FROM PUBLIC, anon, authenticated;
-GRANT EXECUTE ON FUNCTION public.exaifs_take_ids() TO service_role;
+SELECT public.exaifs_grant();
 
 INSERT INTO public.exaifs_migrations (number, name) VALUES (13, 'copies') ON CONFLICT DO NOTHING;
