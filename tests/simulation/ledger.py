@@ -18,6 +18,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self._owed: dict[bytes, str] = {}
+        self._doubtful: set[bytes] = set()
 
     def owe(self, data: bytes | None, who: str) -> None:
         """Somebody was told that these bytes are safe."""
@@ -28,6 +29,20 @@ class Ledger:
         """Who saw these bytes has replaced or removed them."""
         for data in contents:
             self._owed.pop(data or b"", None)
+
+    def doubt(self, *contents: bytes | None) -> None:
+        """What is being done may have replaced or removed these by now; see `settle`."""
+        self._doubtful.update(data for data in contents if data)
+
+    def settle(self) -> None:
+        """It is done."""
+        self._doubtful.clear()
+
+    def as_of_now(self) -> Ledger:
+        """Return what is owed for certain, whatever becomes of what is being done."""
+        now = Ledger()
+        now._owed = {data: who for data, who in self._owed.items() if data not in self._doubtful}
+        return now
 
     def check(self, there: Iterable[bytes], caches: Iterable[Path]) -> None:
         """See that nothing is lost.

@@ -1,7 +1,8 @@
-"""A program on one mount, killed at every step of the event loop, and what each next run must make of it.
+"""A program on one mount, killed at every moment that differs, and what each next run must make of it.
 
-The program runs once. After every step of a task the cache directory and the server are copied, as they
-would be found after kill -9. From each copy a next run starts, first without the server, then with it: it
+The program runs once. After every step of the event loop, and within it before every call that may change
+the disk, on whatever thread, the cache directory and the server are copied, as they would be found after
+kill -9. From each copy a next run starts, first without the server, then with it: it
 must show, and send, a state that was acknowledged, or one that the call under way leads to.
 """
 
@@ -14,6 +15,7 @@ import shutil
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 import trio
 
@@ -102,6 +104,7 @@ class Program:
         self.held_paths: dict[str, str | None] = {}
         self.serving = False
         self._seen: set[bytes] = set()
+        self._noting = False
         self._tag = 0
         if not self.settings:
             self.settings = {
@@ -121,6 +124,8 @@ class Program:
                 self.serving = True
                 try:
                     await self._play()
+                    self.doing = "unmounting"
+                    await paths.fs.drain(choose(self.chance, [0.5, 60.0]))
                 finally:
                     self.serving = False
 
@@ -135,10 +140,16 @@ class Program:
 
     def note_moment(self) -> None:
         """Copy what a kill would leave now, unless nothing has changed."""
-        if not self.serving:
-            return
+        if self.serving and not self._noting:
+            self._noting = True  # copying makes calls, too
+            try:
+                self._note_moment()
+            finally:
+                self._noting = False
+
+    def _note_moment(self) -> None:
         allowed = frozenset(self.allowed) | self.doubt
-        digest = self._digest(allowed)
+        digest = digest_of(repr(sorted(map(repr, allowed))), self.server.bucket, self.cache)
         if digest in self._seen:
             return
         self._seen.add(digest)
@@ -147,18 +158,6 @@ class Program:
         shutil.copytree(self.cache, kept, ignore=shutil.ignore_patterns("*-shm"))
         bucket = copied(self.server.bucket)
         self.moments.append(Moment(number, kept, bucket, allowed, self.doing))
-
-    def _digest(self, allowed: frozenset[Tree]) -> bytes:
-        digest = hashlib.sha256(repr(sorted(map(repr, allowed))).encode())
-        digest.update(
-            repr((self.server.bucket.cursor, sorted(self.server.bucket.objects.items()))).encode()
-        )
-        for top, _directories, names in sorted(os.walk(self.cache)):
-            for name in sorted(names):
-                if not name.endswith("-shm"):
-                    digest.update(f"{top}/{name}".encode())
-                    digest.update(Path(top, name).read_bytes())
-        return digest.digest()
 
     # -- what may be there -------------------------------------------------------------------------
 
@@ -574,11 +573,37 @@ def _poked(nodes: dict[str, Node], path: str | None, data: bytes) -> None:
         nodes[path] = replace(nodes[path], data=data + old[len(data) :], mtime_ns=None)
 
 
+def digest_of(more: str, bucket: BucketState, *caches: Path) -> bytes:
+    """Return what is the same for two moments at which the same is there."""
+    digest = hashlib.sha256(more.encode())
+    digest.update(repr((bucket.cursor, sorted(bucket.objects.items()))).encode())
+    for cache in caches:
+        for top, _directories, names in sorted(os.walk(cache)):
+            for name in sorted(names):
+                if not name.endswith("-shm"):
+                    digest.update(f"{top}/{name}".encode())
+                    digest.update(Path(top, name).read_bytes())
+    return digest.digest()
+
+
+class Noting(Protocol):
+    """What remembers moments."""
+
+    def note_moment(self) -> None:
+        """Remember this one."""
+
+
 class AtEveryStep(trio.abc.Instrument):
     """Has a program remember every moment."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Noting) -> None:
         self._program = program
+        self.failure: BaseException | None = None
+        """Why it does so no more: trio goes on without an instrument that fails."""
 
     def after_task_step(self, _task: trio.lowlevel.Task) -> None:
-        self._program.note_moment()
+        try:
+            self._program.note_moment()
+        except BaseException as exc:
+            self.failure = exc
+            raise

@@ -154,10 +154,10 @@ class Play:
     def __init__(self, program: Program, directory: Path) -> None:
         self.log: list[str] = []
         self.server = Server()
-        self._steps = program.steps
-        self._directory = directory
+        self.steps = program.steps
+        self.directory = directory
         self._nursery: trio.Nursery
-        self._ledger = Ledger()
+        self.ledger = Ledger()
         self.versions: set[bytes] = {b""}
         """Every content that ever was in the bucket, or was written on a mount."""
         self._stored: dict[str, bytes] = {}
@@ -170,7 +170,7 @@ class Play:
         self.server.ignores_range = world.ignores_range
         self._weather = Weather(random.Random(world.seed), world.drop_rate)
         self.actors = {
-            name: Actor(name, self._directory / name, world.settings.get(name, {}), self._weather)
+            name: Actor(name, self.directory / name, world.settings.get(name, {}), self._weather)
             for name in MOUNTS
         }
 
@@ -179,10 +179,9 @@ class Play:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             for actor in self.actors.values():
-                await trio.Path(actor.cache).mkdir()
+                await trio.Path(actor.cache).mkdir(exist_ok=True)
                 await self._start(actor)
-            for step in self._steps:
-                await self._play(step)
+            await self._play_all()
             self.note("calm")
             await self._finish()
             for actor in self.actors.values():
@@ -190,7 +189,11 @@ class Play:
         for actor in self.actors.values():
             check_database(actor.cache / "index.db")
         there = {stored.data for stored in self.server.bucket.objects.values()}
-        self._ledger.check(there, [actor.cache for actor in self.actors.values()])
+        self.ledger.check(there, [actor.cache for actor in self.actors.values()])
+
+    async def _play_all(self) -> None:
+        for step in self.steps:
+            await self._play(step)
 
     def note(self, text: str) -> None:
         """Remember what happened, for the message of a failure."""
@@ -278,13 +281,13 @@ class Play:
     def _replace_bases(self, actor: Actor) -> None:
         """What was written and not closed may be sent, in place of what was there."""
         for bases in actor.unsent.values():
-            self._ledger.release(*bases)
+            self.ledger.release(*bases)
 
     def _forgive_unseen(self, path: str) -> None:
         """A name that is new here may replace one that another host made since: the README says so."""
         stored = self.server.bucket.objects.get(path)
         if stored is not None:
-            self._ledger.release(stored.data)
+            self.ledger.release(stored.data)
 
     # -- judging -----------------------------------------------------------------------------------
 
@@ -299,6 +302,7 @@ class Play:
             await getattr(self, f"_{step.verb}")(actor, step)
             await trio.testing.wait_all_tasks_blocked()
             actor.followed &= not (actor.link.cut or actor.waits)
+        self.ledger.settle()
         self._stored |= {each.version: each.data for each in self.server.bucket.objects.values()}
         if self.server.bucket.cursor != before:
             for other in self.actors.values():
@@ -416,12 +420,12 @@ class Play:
         """After a close that returned: the bytes are in the bucket, or kept (promise 1)."""
         if ino not in actor.unsent:
             return
-        self._ledger.release(*actor.unsent.pop(ino))
+        self.ledger.release(*actor.unsent.pop(ino))
         key = actor.key(ino)
         if key is None:
             return
         data = actor.content[ino]
-        self._ledger.owe(data, f"closed by {actor.name} as {key}")
+        self.ledger.owe(data, f"closed by {actor.name} as {key}")
         inode = actor.kernel.fs.core.table.live(ino)
         if inode is not None and inode.dirty:
             assert inode.staged is not None
@@ -436,22 +440,23 @@ class Play:
         unseen = None
         if inode is not None and inode.entry.pending and not actor.followed:
             unseen = self.server.bucket.objects.get(inode.entry.key)
+        self.ledger.doubt(*actor.unsent.get(held.ino, ()), None if unseen is None else unseen.data)
         try:
             await actor.kernel.fs.files.flush(held.handle)
         except Stale as exc:
             self.note(f"    close: {exc!r}")
             assert actor.settings.get("conflict") == "refuse"
-            self._ledger.owe(actor.content[held.ino], f"refused to {actor.name}")
+            self.ledger.owe(actor.content[held.ino], f"refused to {actor.name}")
             actor.unsent.pop(held.ino, None)
         except AWAY as exc:
             self.note(f"    close: {exc!r}")
             assert not actor.followed
-            self._ledger.release(*actor.unsent.get(held.ino, ()))
+            self.ledger.release(*actor.unsent.get(held.ino, ()))
         else:
             if held.writable:
                 self._sent(actor, held.ino)
         if unseen is not None and inode is not None and _was_sent(inode):
-            self._ledger.release(unseen.data)
+            self.ledger.release(unseen.data)
 
     # -- files -------------------------------------------------------------------------------------
 
@@ -553,13 +558,14 @@ class Play:
 
         async def act(ino: Ino) -> None:
             known[ino] = self._bytes_at(actor, ino)  # the kernel tries again on ESTALE
+            self.ledger.doubt(known[ino])
             await actor.kernel.fs.namespace.setattr(ino, AttributeChange(size_bytes=size), None)
 
         async def call() -> None:
             try:
                 await actor.kernel.call_ino(step.path, act)
             except AWAY:
-                self._ledger.release(*known.values())  # done or not
+                self.ledger.release(*known.values())  # done or not
                 raise
 
         if await self._judge(actor, self._file(tree, step.path), call):
@@ -719,12 +725,13 @@ class Play:
         Without an answer it is done or not.
         """
         gone = [await self._shown(actor, path), *self._waiting_for(actor, path)]
+        self.ledger.doubt(*gone)
         try:
             await call
         except AWAY:
-            self._ledger.release(*gone)
+            self.ledger.release(*gone)
             raise
-        self._ledger.release(*gone)
+        self.ledger.release(*gone)
 
     def _waiting_for(self, actor: Actor, path: str) -> list[bytes | None]:
         """Return what this mount has closed under a key, and not sent: the name may show another."""
@@ -834,7 +841,7 @@ class Play:
 
     async def _kill(self, actor: Actor, _step: Step) -> None:
         """Mount again on what kill -9 leaves; what was being written is lost, and may be sent."""
-        left = self._directory / f"{actor.name}{self._runs}"
+        left = self.directory / f"{actor.name}{self._runs}"
         self._runs += 1
         shutil.copytree(actor.cache, left, ignore=shutil.ignore_patterns("*-shm"))
         self._replace_bases(actor)
@@ -856,11 +863,11 @@ class Play:
         bucket = self.server.bucket
         if step.verb in {"put", "put_same", "remove"}:
             stored = bucket.objects.get(step.path)
-            self._ledger.release(None if stored is None else stored.data)
+            self.ledger.release(None if stored is None else stored.data)
         if step.verb == "put":
             data = self._fresh(step.number)
             bucket.put(step.path, data)
-            self._ledger.owe(data, f"put as {step.path}")
+            self.ledger.owe(data, f"put as {step.path}")
         elif step.verb == "put_same" and step.other in bucket.objects:
             # Nothing is owed: who saw these bytes under this name may replace them, whoever put them there.
             bucket.put(step.path, bucket.objects[step.other].data)

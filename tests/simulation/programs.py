@@ -74,8 +74,19 @@ def draw(seed: int) -> Program:
     if choose(chance, [False, True]):
         steps = [_draw_step(chance, PATHS, rough=False) for _ in range(chance.randrange(40, 81))]
         return Program(World(seed), steps)
-    paths = choose(chance, [PATHS, FEW_PATHS, FEW_PATHS])
-    steps = [_draw_step(chance, paths, rough=True) for _ in range(chance.randrange(40, 161))]
+    return _draw_rough(seed, chance, choose(chance, [PATHS, FEW_PATHS, FEW_PATHS]), (40, 161))
+
+
+def draw_short(seed: int) -> Program:
+    """Return a short and dense program in a rough world, where some files are known from the start."""
+    program = _draw_rough(seed, random.Random(seed), FEW_PATHS, (20, 41))
+    known = [Step("outside", "put", path, number=number) for number, path in enumerate(("a", "d/a", "d/b"))]
+    heard = [Step(mount, verb) for mount in MOUNTS for verb in ("ls", "settle")]
+    return replace(program, steps=[*known, *heard, *program.steps])
+
+
+def _draw_rough(seed: int, chance: random.Random, paths: Sequence[str], length: tuple[int, int]) -> Program:
+    steps = [_draw_step(chance, paths, rough=True) for _ in range(chance.randrange(*length))]
     world = World(
         seed,
         keeps_metadata=choose(chance, [True, True, False]),

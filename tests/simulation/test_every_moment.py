@@ -1,4 +1,4 @@
-"""kill -9 at every step of the event loop of random programs, with and without Supabase.
+"""kill -9 at every await of random programs, and at every call that changes the disk, in any weather.
 
 `EXAIFS_SIMULATE_S=60 pytest -s tests/simulation/test_every_moment.py` goes on for as long with new seeds;
 `EXAIFS_SIMULATE_SEED=7` plays one again.
@@ -6,11 +6,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import pytest
 
+from tests.simulation.calls import before_every_call
+from tests.simulation.killed import KilledPlay
 from tests.simulation.moments import AtEveryStep, Program
+from tests.simulation.programs import draw_short
 from tests.simulation.replay import SIMULATE_S, run, seeds, simulate
 
 TWICE = 0.02
@@ -75,15 +78,41 @@ def play(
 
 
 def _play(played: Program) -> None:
-    run(played.run, AtEveryStep(played))
+    _kill_everywhere(played, played.run)
     assert len(played.moments) > 1
     for moment in played.moments:
         following = played.next_run(moment) if played.chance.random() < TWICE else None
         run(lambda: played.check(moment))  # noqa: B023 - called at once
         if following is not None:
-            run(following.recover, AtEveryStep(following))
+            _kill_everywhere(following, following.recover)
             for later in following.moments:
                 run(lambda: following.check(later))  # noqa: B023 - as above
+
+
+def play_two(seed: int) -> KilledPlay:
+    """Play a program of two mounts, and what both make of it when they are killed."""
+    program = draw_short(seed)
+    return simulate(seed, lambda directory: KilledPlay(program, directory), _play_two)
+
+
+def _play_two(played: KilledPlay) -> None:
+    _kill_everywhere(played, played.run)
+    assert len(played.moments) > 1
+    for moment in played.moments:
+        following = played.next_runs(moment)
+        try:
+            run(following.run)
+        except BaseException:
+            played.log += [f"killed at {moment.doing}", *following.log]
+            raise
+
+
+def _kill_everywhere(played: Program | KilledPlay, act: Callable[[], Awaitable[None]]) -> None:
+    every_step = AtEveryStep(played)
+    with before_every_call(played.note_moment):
+        run(act, every_step)
+    if every_step.failure is not None:
+        raise every_step.failure
 
 
 @pytest.mark.timeout(900)
@@ -105,3 +134,10 @@ def test_a_kill_at_any_moment_loses_nothing_acknowledged() -> None:
     """The next run shows and sends what was acknowledged, once, under its newest name; no conflicts."""
     for seed in seeds(6):
         play(seed)
+
+
+@pytest.mark.timeout(SIMULATE_S + 900)
+def test_a_kill_of_both_mounts_at_any_moment_loses_no_byte() -> None:
+    """Whatever they were doing to the same names: next runs agree, and what lost a conflict is kept."""
+    for seed in seeds(3):
+        play_two(seed)
