@@ -498,3 +498,27 @@ async def test_what_a_listing_left_alone_is_listed_after_a_kill(
                 await trio.sleep(0.01)
         assert await paths.ls() == ["d", "f"]
         assert await paths.read("f") == b"theirs"
+
+
+async def test_another_hosts_file_under_the_name_of_one_that_was_never_closed(
+    server: DoubleServer, mount: Mount, killed: Killed
+) -> None:
+    """A listing left the name to ours; after a kill it is theirs, though no log tells of it any more."""
+    server.bucket.put("d/known", b"1")
+    async with mount(drain_s=0.0) as paths:
+        assert await paths.ls("d") == ["known"]
+        async with paths.inode("d") as directory:
+            handle, _made = await paths.fs.files.create(directory, "f", 0o644, os.O_WRONLY, CALLER)
+        server.bucket.put("d/f", b"theirs")
+        server.bucket.trim_log()
+        await follow(paths)
+        with trio.fail_after(60):
+            while paths.fs.core.index.expired_prefixes():  # noqa: ASYNC110 - what the host believes
+                await trio.sleep(0.01)
+        killed.now()
+        server.online = False
+        await paths.fs.files.release(handle)
+    server.online = True
+    async with mount("killed") as paths:
+        assert await paths.ls("d") == ["f", "known"]
+        assert await paths.read("d/f") == b"theirs"

@@ -77,12 +77,17 @@ class Remover:
                 reason=str(exc),
             )
 
-    def discard(self, inode: Inode) -> None:
+    def discard(self, inode: Inode, *, is_replaced: bool = False) -> None:
         """Drop a name from the index; its staged bytes go with the last close.
 
         They are not to be sent any more once `Outbox.sync` has returned.
+
+        Args:
+            inode: whose name.
+            is_replaced: whether another takes the name now: the index changes then, in one step.
         """
-        self._index.remove(inode.entry)
+        if not is_replaced:
+            self._index.remove(inode.entry)
         inode.unlinked = True
         if inode.staged is not None:
             self._outbox.drop(*inode.staged.names)

@@ -170,7 +170,7 @@ class Renamer:
         record, unfinished = await self._move(job, may_be_stored=may_be_stored)
         fresh = self._renamed(job, record)
         if target is not None:
-            self._remover.discard(target)
+            self._remover.discard(target, is_replaced=True)
         self._index.rename(old, fresh)
         if fresh.ino == old.ino:
             source.entry = fresh

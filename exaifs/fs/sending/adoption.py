@@ -83,6 +83,7 @@ class Adoption:
         self._new = {intent.entry.ino for intent in intents.values() if isinstance(intent, Mark)}
         for entry in self._index.drop_pending(kept):
             _log.info("a file of the last run was never closed", path=path_of(entry.key))
+            self._index.doubt_key(entry.key)  # what listings said of the name was left aside
         self._moves = {number: move for number, move in intents.items() if isinstance(move, Move)}
         self._last = {intent.entry.ino: number for number, intent in intents.items()}
         for number, intent in intents.items():
