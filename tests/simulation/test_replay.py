@@ -40,10 +40,9 @@ HISTORIES = {"storm": _storm, "two mounts": _two_mounts, "every moment": _every_
 
 
 @pytest.mark.parametrize("name", HISTORIES)
-@pytest.mark.parametrize("seed", [1, 4])
-def test_a_seed_replays(name: str, seed: int) -> None:
+def test_a_seed_replays(name: str) -> None:
     """Every step, answer and request is the same, and at the same simulated time."""
-    first, second = (_history(name, seed, hashes) for hashes in ("1", "2"))
+    first, second = (_history(name, 4, hashes) for hashes in ("1", "2"))
     assert len(first) > 20
     assert first == second
 
