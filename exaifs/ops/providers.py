@@ -11,12 +11,23 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import anyio.to_thread
+
 from exaifs import mountpoint
 from exaifs.config import Config
-from exaifs.errors import ConfigError, InvalidArgument, MountError, NameTooLong, NotFound, RemoteError
+from exaifs.errors import (
+    ConfigError,
+    InvalidArgument,
+    MountError,
+    NameTooLong,
+    NotFound,
+    RemoteError,
+    TryAgain,
+)
 from exaifs.model import ObjectRecord
 from exaifs.names import child_key
 from exaifs.ops.status import mount_above
+from exaifs.ops.sync import look
 from exaifs.providers.errors import ProviderError, ProviderKeyMissing
 from exaifs.providers.records import stored_id, to_time
 from exaifs.providers.service import ProviderService
@@ -107,9 +118,12 @@ class ProviderOps:
 
         Raises:
             NotFound: there is no such file.
+            TryAgain: the mount has newer bytes of it than the bucket.
+            MountError: the mount cannot be asked whether it has.
         """
-        inside = _inside_a_mount(path, self._remote.bucket)
-        record = await self._at(path) or (None if inside is None else await self._at(inside))
+        record = await self._at(path)
+        if record is None and (inside := await anyio.to_thread.run_sync(_sent, path, self._remote.bucket)):
+            record = await self._at(inside)
         if record is None:
             raise NotFound(f"there is no file {path!r} in the bucket {self._remote.bucket!r}")
         return record
@@ -217,14 +231,26 @@ class Pruned:
         }
 
 
-def _inside_a_mount(path: str, bucket: str) -> str | None:
-    """Return what a path of this host is called in a bucket that is mounted above it."""
+def _sent(path: str, bucket: str) -> str:
+    """Return what a path of this host is called in a bucket that is mounted above it; '' if none is.
+
+    Raises:
+        TryAgain: an id of what the bucket has would not be of these bytes.
+        MountError: the mount does not answer.
+    """
     try:
         where, inside = mount_above(Path(path))
     except MountError:
-        return None
+        return ""
     mount = mountpoint.find(where)
-    return inside or None if mount is not None and mount.source == f"exaifs:{bucket}" else None
+    if not inside or mount is None or mount.source != f"exaifs:{bucket}":
+        return ""
+    left = look(where, inside)
+    if left.waiting or left.failed or left.open:
+        raise TryAgain(
+            f"{path} is not sent as it is now: close it, and `exaifs sync {path}` waits until it is"
+        )
+    return inside
 
 
 def _shown(upload: ProviderUpload) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -52,6 +53,20 @@ def get(mount: MountedDaemon, name: str, attribute: str = NAME) -> str:
 def names(mount: MountedDaemon, name: str) -> list[str]:
     """List attributes."""
     return within(120, lambda: os.listxattr(mount.path / name))
+
+
+@contextmanager
+def writing(path: str, more: str) -> Iterator[None]:
+    """Have another program write, and close at the end: ours would be closed by whatever it starts."""
+    script = (
+        "import sys; f = open(sys.argv[1], 'a'); f.write(sys.argv[2]); f.flush(); print('written'); input()"
+    )
+    command = [sys.executable, "-uc", script, path, more]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        assert within(120, program.stdout.readline) == "written\n"
+        yield
+        program.communicate("\n", timeout=120)
 
 
 def test_getfattr_prints_an_id(provider_mount: MountedDaemon, kimi: ProviderServer) -> None:
@@ -151,7 +166,15 @@ def test_commands_take_paths_of_the_mount(
     for path in (str(provider_mount.path), f"{provider_mount.path}/none", "../none", "/etc/passwd"):
         code, said = exaifs(environment, "provider", "id", "kimi", path)
         assert (code, said.startswith("exaifs: there is no file")) == (1, True)
-    assert kimi.counts["upload"] == 1
+    path = f"{provider_mount.path}/dir/a.txt"
+    with writing(path, "and what the bucket does not have"):
+        code, said = exaifs(environment, "provider", "id", "kimi", path)
+        assert (code, "is not sent as it is now" in said) == (1, True)
+    assert exaifs(environment, "provider", "id", "kimi", path) == (
+        0,
+        get(provider_mount, "dir/a.txt") + "\n",
+    )
+    assert kimi.counts["upload"] == 2
 
 
 def test_setfattr_registers_and_forgets(provider_mount: MountedDaemon, kimi: ProviderServer) -> None:
