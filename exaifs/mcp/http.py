@@ -29,6 +29,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from exaifs.config import MIB, Config
 from exaifs.errors import ConfigError
 from exaifs.mcp.bucket import MAX_UPLOAD_BYTES
+from exaifs.mcp.events import LargeAnswers
 from exaifs.mcp.server import open_server
 from exaifs.mcp.signals import ended_by_signal
 
@@ -208,7 +209,7 @@ async def serve_http(config: Config, address: Address, redact: Callable[[str], s
                 # The guard looks at both headers, by parsing them.
                 transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
             )
-            guard = Guard(app, token)
+            guard = Guard(LargeAnswers(app), token)
             web = _Server(_settings(guard))
             await tasks.start(_end_by_signal, web, guard)
             here = Address(address.host, listener.getsockname()[1])

@@ -224,10 +224,10 @@ def samples() -> list[tuple[bytes, int]]:
     return found
 
 
-async def test_large_files(connect: Connect) -> None:
+async def test_large_files(connect_anyhow: Connect) -> None:
     """Over 1 MiB the answer is a link; parts have at most 1 MiB; the resource has all bytes."""
     data = os.urandom(2 * MAX_PART_BYTES + 12_345)
-    async with connect() as served:
+    async with connect_anyhow() as served:
         made = await served.upload("big.bin", data)
         result = await served.result("download_file", path="big.bin")
         links = [block for block in result.content if isinstance(block, ResourceLink)]
