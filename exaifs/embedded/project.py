@@ -7,7 +7,7 @@ STATE_DIR/              mode 0700
   lite.log              0600: lite prints its keys when it starts
   lock                  held while a server runs
   supabase/config.toml  0600
-  supabase/migrations/  copies of the package's SQL
+  supabase/migrations/  copies of the package's SQL, also of earlier versions
   supabase/.temp/       database (data/) and objects (storage/)
 """
 
@@ -18,6 +18,7 @@ import json
 import random
 import secrets
 import socket
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
@@ -27,6 +28,10 @@ from exaifs.errors import EmbeddedError
 from exaifs.remote.schema import migrations
 
 LOOPBACK: Final = "127.0.0.1"
+_FIRST_VERSION: Final = 20260101_000000
+_ROUND: Final = 100
+"""More than there are migrations, so that those of a later round have later names."""
+
 _PORTS: Final = range(20_000, 32_000)
 """Below the range from which Linux takes ports for outgoing connections, so none can be in the way."""
 
@@ -109,32 +114,42 @@ class Project:
         return not (self.state_dir / "migrations.json").exists()
 
     def write_migrations(self) -> bool:
-        """Copy the package's migrations; return whether some have yet to be applied.
-
-        Raises:
-            EmbeddedError: one that was applied has changed since.
-        """
-        applied = read_json(self.state_dir / "migrations.json")
-        wanted = _migration_files()
+        """Copy the package's migrations; return whether some have yet to be applied."""
+        applied = self._applied()
+        wanted = _wanted_files(applied)
         for name, sql in wanted.items():
-            if applied.get(name, _digest(sql)) != _digest(sql):
-                raise EmbeddedError(
-                    f"the database in {self.state_dir} was made by another version of exaifs: {name} has "
-                    "changed since. Remove that directory (and the files in it) to start anew."
-                )
             write_private(self._migrations_dir / name, sql)
-        return applied.keys() != wanted.keys()
+        return not wanted.keys() <= applied.keys()
 
     def remember_migrations(self) -> None:
         """Write down that everything `write_migrations` wrote has been applied."""
-        applied = {name: _digest(sql) for name, sql in _migration_files().items()}
+        applied = self._applied()
+        applied |= {name: _digest(sql) for name, sql in _wanted_files(applied).items()}
         write_private(self.state_dir / "migrations.json", json.dumps(applied, indent=2) + "\n")
 
+    def _applied(self) -> dict[str, str]:
+        """Return the digests of what was applied, by file name."""
+        return read_json(self.state_dir / "migrations.json")
 
-def _migration_files() -> dict[str, str]:
+
+def _wanted_files(applied: Mapping[str, str]) -> dict[str, str]:
+    """Return SQL by the file names under which it is, or is to be, applied.
+
+    Lite knows migrations by name only. Where one has changed since, all are applied again under new names,
+    as `exaifs init` does at every call: each may be applied any number of times.
+    """
+    last = max((int(name[:14]) - _FIRST_VERSION for name in applied), default=0) // _ROUND
+    wanted = _migration_files(last)
+    if any(applied.get(name, _digest(sql)) != _digest(sql) for name, sql in wanted.items()):
+        wanted = _migration_files(last + 1)
+    return wanted
+
+
+def _migration_files(number_of_round: int) -> dict[str, str]:
     """Return SQL by file name, as the Supabase CLI and lite name them: 14 digits, then words."""
+    first = _FIRST_VERSION + number_of_round * _ROUND
     return {
-        f"{20260101_000000 + number}_{migration.name}.sql": migration.sql
+        f"{first + number}_{migration.name}.sql": migration.sql
         for number, migration in enumerate(migrations(), start=1)
     }
 

@@ -275,20 +275,30 @@ def test_new_migrations_are_applied_to_an_existing_database(state_dir: Path) -> 
     assert json.loads(record.read_text()) == applied
 
 
-def test_a_database_of_another_version_is_refused(state_dir: Path) -> None:
-    """A migration that changed after it was applied is named; nothing is touched."""
+def test_a_database_of_another_version_is_brought_up_to_date(state_dir: Path) -> None:
+    """A migration that has changed is applied again, with all others, however often; files stay."""
     record = state_dir / "migrations.json"
-    before = record.read_text()
-    changed = {**json.loads(before), next(iter(json.loads(before))): "0" * 64}
-    record.write_text(json.dumps(changed))
-    try:
-        with server_process(state_dir) as process:
-            _, errors = process.communicate(timeout=START_TIMEOUT_S)
-    finally:
-        record.write_text(before)
-    assert process.returncode == 1
-    assert "_conversations.sql has changed" in errors.decode()
-    assert "Remove that directory" in errors.decode()
+    kept = "/storage/v1/object/user-files/kept"
+
+    async def use() -> str:
+        async with serve(state_dir, install_dir=LITE_DIR) as server:
+            with client_of(server.url, server.service_key) as client:
+                if client.get(kept).is_error:
+                    client.put(kept, content="kept", headers={"x-upsert": "true"}).raise_for_status()
+                return client.get(kept).text
+
+    assert anyio.run(use, backend="trio") == "kept"
+    first = sorted(json.loads(record.read_text()))
+    for _again in range(2):
+        applied = json.loads(record.read_text())
+        newest = max(applied)
+        record.write_text(json.dumps(applied | {newest: "of other SQL"}))
+        assert anyio.run(use, backend="trio") == "kept"
+        made = sorted(json.loads(record.read_text()).keys() - applied.keys())
+        assert [name[12:] for name in made] == [name[12:] for name in first]
+        assert made[0] > newest
+        log = (state_dir / "migrate.log").read_text()
+        assert all(name.removesuffix(".sql") in log for name in made), "lite says what it applied"
 
 
 def test_a_server_that_dies_while_starting_is_explained(tmp_path: Path) -> None:
