@@ -565,12 +565,23 @@ class Play:
             try:
                 await actor.kernel.call_ino(step.path, act)
             except AWAY:
-                self.ledger.release(*known.values())  # done or not
+                for ino, shown in known.items():
+                    self._cut_or_not(actor, ino, shown, size)
                 raise
 
         if await self._judge(actor, self._file(tree, step.path), call):
             ino, shown = known.popitem()
             await self._look_at_truncated(actor, step.path, ino, size, shown)
+
+    def _cut_or_not(self, actor: Actor, ino: Ino, shown: bytes | None, size: int) -> None:
+        """Take it as it is after a truncation without an answer; the kernel asks for the size again."""
+        self.ledger.release(shown)
+        before, now = actor.content.get(ino, shown), self._bytes_at(actor, ino)
+        if before is None or now is None:
+            return
+        assert now in {before, before[:size].ljust(size, b"\0")}
+        if now != before:
+            self._edited(actor, ino, now, shown)
 
     async def _look_at_truncated(
         self, actor: Actor, path: str, ino: Ino, size: int, shown: bytes | None
