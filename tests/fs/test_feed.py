@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from exaifs.errors import NotFound, Stale, Unreachable
+from exaifs.errors import Busy, NotFound, Stale, Unreachable
 from exaifs.fs.upstream.invalidation import StaleAttributes, StaleName
 from exaifs.model import AttributeChange
 from exaifs.names import PLACEHOLDER
@@ -358,6 +358,25 @@ async def test_a_directory_that_was_never_listed_goes_with_its_last_folder(
         server.bucket.remove([f"d/e/{PLACEHOLDER}"])
         await follow(paths)
         assert await paths.ls() == []
+
+
+async def test_a_directory_in_doubt_does_not_go_with_its_last_known_file(
+    server: DoubleServer, mount: Mount
+) -> None:
+    """After a gap there may be more in it than is known: absent only when proven absent."""
+    server.bucket.put("d/known", b"1")
+    async with mount() as paths:
+        assert await paths.ls("d") == ["known"]
+        server.bucket.put("d/unheard", b"2")
+        server.bucket.trim_log()
+        server.inject("list_directory", Busy("later"), times=1000)
+        await follow(paths)
+        await trio.testing.wait_all_tasks_blocked(0.1)
+        server.bucket.remove(["d/known"])
+        await follow(paths)
+        assert paths.fs.core.index.directory("d/") is not None
+        server.clear_faults()
+        assert await paths.ls("d") == ["unheard"]
 
 
 async def test_a_directory_in_doubt_is_listed_again_though_nobody_asks(mount: Mount) -> None:

@@ -391,7 +391,7 @@ def _prune(merge: _Merge, prefix: str) -> None:
         if directory.marker or directory.pending:
             return
         above = directory.parent
-        if merge.index.loaded_at_ns(prefix) is None:
+        if not merge.index.loaded_at_ns(prefix):
             merge.index.doubt(above)  # who knows: look when it is needed
             return
         if not is_known or merge.index.has_children(prefix):
