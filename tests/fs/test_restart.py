@@ -522,3 +522,25 @@ async def test_another_hosts_file_under_the_name_of_one_that_was_never_closed(
     async with mount("killed") as paths:
         assert await paths.ls("d") == ["f", "known"]
         assert await paths.read("d/f") == b"theirs"
+
+
+async def test_a_kill_when_a_directorys_rename_is_done_but_for_looking(
+    server: DoubleServer, mount: Mount, killed: Killed
+) -> None:
+    """What another host had removed from it, unheard, is not there in the next run either."""
+    server.bucket.put("d/a", b"1")
+    server.bucket.put("d/b", b"2")
+    async with mount() as paths:
+        assert await paths.ls("d") == ["a", "b"]
+        server.bucket.remove(["d/b"])
+        async with trio.open_nursery() as nursery:
+            with server.hold("move") as moving:
+                nursery.start_soon(paths.rename, "d", "e")
+                await moving.wait_arrived()
+                with server.hold("list_tree") as looking:
+                    moving.open()
+                    await looking.wait_arrived()
+                    killed.now()
+    async with mount("killed") as paths:
+        await follow(paths)
+        assert await paths.ls("e") == ["a"]

@@ -308,6 +308,19 @@ class Index(Recency):
             (prefix, upper_bound(prefix)),
         )
 
+    def list_next_time(self, prefix: str, *, needed: bool) -> None:
+        """Have the next run list a directory and all below anew; or not, as this one has come to the end.
+
+        Args:
+            prefix: of the directory.
+            needed: whether it is to.
+        """
+        sign = "-" if needed else ""
+        self._db.execute(
+            f"UPDATE loaded SET loaded_at_ns = {sign}abs(loaded_at_ns) WHERE prefix >= ? AND prefix < ?",  # noqa: S608
+            (prefix, upper_bound(prefix)),
+        )
+
     def drop_pending(self, kept: Collection[Ino] = ()) -> list[Entry]:
         """Forget names of an earlier run that never reached the bucket, but for some; return them."""
         gone = [entry for entry in self._all("pending") if entry.ino not in kept]

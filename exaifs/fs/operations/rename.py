@@ -288,6 +288,7 @@ class Renamer:
         async def move() -> Mapping[str, ObjectRecord]:
             moved = await self._move_objects(old, new)
             self._take_name(source, renamed)  # before the journal says that it is done
+            self._index.list_next_time(new, needed=True)
             return moved
 
         moved = await self._changes.move_tree(
@@ -350,6 +351,7 @@ class Renamer:
                 self._relocation.take_on(record, old_key)
                 moved.add(record.key)
             self._relocation.drop_unmoved(new, moved)
+            self._index.list_next_time(new, needed=False)
             if not moved:
                 self._index.doubt_key(new)  # gone while it was being moved, or there for unsent files only
         except BaseException:
