@@ -447,7 +447,7 @@ class Play:
             self.note(f"    close: {exc!r}")
             assert actor.settings.get("conflict") == "refuse"
             self.ledger.owe(actor.content[held.ino], f"refused to {actor.name}")
-            actor.unsent.pop(held.ino, None)
+            self.ledger.release(*actor.unsent.pop(held.ino, ()))  # kept here, and written over here
         except AWAY as exc:
             self.note(f"    close: {exc!r}")
             assert not actor.followed
@@ -570,6 +570,7 @@ class Play:
                 raise
 
         if await self._judge(actor, self._file(tree, step.path), call):
+            self.ledger.release(*known.values())  # also of a file that lost a conflict before that
             ino, shown = known.popitem()
             await self._look_at_truncated(actor, step.path, ino, size, shown)
 
