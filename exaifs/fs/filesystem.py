@@ -129,7 +129,7 @@ class FileSystem:
     def _new_namespace(self, handles: HandleTable, virtual: VirtualFiles) -> Namespace:
         core, directories, writes = self.core, self.directories, self.writes
         markers = Markers(core)
-        remover = Remover(core, directories, markers)
+        remover = Remover(core, directories, markers, writes.conflicts)
         return Namespace(
             core,
             handles,

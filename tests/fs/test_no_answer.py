@@ -235,3 +235,30 @@ def test_what_was_refused_unasked_leaves_no_doubt(server: DoubleServer, mount: M
             server.online = True
 
     in_no_time(play)
+
+
+@pytest.mark.parametrize("keeps_metadata", [True, False])
+@pytest.mark.parametrize("arrived", [True, False])
+@pytest.mark.parametrize("new_name", [None, "g"])
+async def test_what_another_host_put_where_an_unanswered_upload_was_stays(
+    server: DoubleServer, mount: Mount, new_name: str | None, *, arrived: bool, keeps_metadata: bool
+) -> None:
+    """A file, whose upload may have arrived, is removed or renamed within the second of the feed."""
+    server.bucket.keeps_metadata = keeps_metadata
+    async with mount(offline_writes="refuse") as paths:
+        assert await paths.ls() == []
+        with server.hold("changes"):
+            server.inject("put", Busy("500"), after=arrived)
+            with pytest.raises(Busy):
+                await paths.create("f", b"ours")
+            server.bucket.put("f", b"their bytes")
+            paths.fs.core.contact.succeeded()
+            if new_name is None:
+                await paths.unlink("f")
+            else:
+                await paths.rename("f", new_name)
+        assert await paths.fs.drain(60) == 0
+        await follow(paths)
+        wanted = {"f": b"their bytes"} | ({} if new_name is None else {new_name: b"ours"})
+        assert {key: stored.data for key, stored in server.bucket.objects.items()} == wanted
+        assert {name: await paths.read(name) for name in await paths.ls()} == wanted

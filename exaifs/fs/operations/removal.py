@@ -8,6 +8,7 @@ from exaifs.cache.names.entries import Entry
 from exaifs.errors import ExaifsError, IsADirectory, NotADirectory, NotEmpty, NotFound
 from exaifs.fs.core import Core
 from exaifs.fs.operations.markers import Markers
+from exaifs.fs.sending.conflicts import Conflicts
 from exaifs.fs.tables.inodes import Inode
 from exaifs.fs.upstream.directories import Directories
 from exaifs.names import path_of, split_key
@@ -18,7 +19,9 @@ _log = structlog.get_logger(__name__)
 class Remover:
     """Removes names of one mount."""
 
-    def __init__(self, core: Core, directories: Directories, markers: Markers) -> None:
+    def __init__(
+        self, core: Core, directories: Directories, markers: Markers, conflicts: Conflicts
+    ) -> None:
         self._core = core
         self._index = core.index
         self._table = core.table
@@ -28,6 +31,7 @@ class Remover:
         self._claims = core.claims
         self._directories = directories
         self._markers = markers
+        self._conflicts = conflicts
 
     async def unlink(self, entry: Entry) -> None:
         """Remove a file or symbolic link; who has it open keeps its bytes.
@@ -60,6 +64,7 @@ class Remover:
             staged = inode.staged
             await self._changes.remove(
                 inode.entry,
+                stays=self._conflicts.stays,
                 unsent=staged,
                 dropped=() if staged is None else staged.names,
             )

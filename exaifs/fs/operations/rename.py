@@ -223,7 +223,9 @@ class Renamer:
         dropped = [] if target is None or target.staged is None else target.staged.names
         if may_be_stored:
             # Sent, but no answer came: what may be there must not stay under the old name.
-            await self._changes.remove(source.entry, unsent=source.staged, puts=puts, dropped=dropped)
+            await self._changes.remove(
+                source.entry, stays=self._conflicts.stays, unsent=source.staged, puts=puts, dropped=dropped
+            )
         else:
             await self._outbox.keep(puts, dropped)
 

@@ -115,6 +115,13 @@ class Conflicts:
         if not await self.is_sent_from_here(move, there):
             await self.keep_theirs(there, "replaced by a rename on this host", None)
 
+    async def stays(self, change: Remove, record: ObjectRecord) -> bool:
+        """Tell whether an object that is to be removed is another host's by now, and note it then."""
+        if change.entry.is_object_of(record) or await self.is_sent_from_here(change, record):
+            return False
+        self.note(change.entry.key, "removed here, but another host has changed it: it stays")
+        return True
+
     async def is_sent_from_here(self, change: Move | Remove, record: ObjectRecord) -> bool:
         """Tell whether an object is what an upload without an answer has left.
 

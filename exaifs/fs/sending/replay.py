@@ -109,8 +109,7 @@ class Replayer:
         record = (await self._carrier.look([entry.key])).get(entry.key)
         if record is None:
             return []
-        if not (entry.is_object_of(record) or await self._conflicts.is_sent_from_here(operation, record)):
-            self._conflicts.note(entry.key, "removed here, but another host has changed it: it stays")
+        if await self._conflicts.stays(operation, record):
             return [entry.key]
         await self._keep_open_bytes(entry, record)
         await self._carrier.remove([entry.key])

@@ -70,6 +70,7 @@ class Changes:
         self,
         entry: Entry,
         *,
+        stays: Callable[[Remove, ObjectRecord], Awaitable[bool]],
         unsent: Staged | None = None,
         puts: Sequence[Put] = (),
         dropped: Sequence[str] = (),
@@ -78,6 +79,7 @@ class Changes:
 
         Args:
             entry: as it is.
+            stays: tells whether what is there is another host's, where that may be.
             unsent: its staged bytes, of which an upload may have arrived.
             puts: new states of staged files.
             dropped: staged files that are of no use then.
@@ -88,7 +90,14 @@ class Changes:
             operation = Remove(entry, tuple(unsent.uploads.write_ids), sent)
 
         async def carry_out() -> None:
-            await self.carrier.remove([entry.key])
+            there = None
+            if unsent is not None and unsent.uploads.unanswered:
+                # It was sent, or another host wrote what is there, or nothing is.
+                there = (await self.carrier.look([entry.key])).get(entry.key)
+            if there is None or not await stays(operation, there):
+                await self.carrier.remove([entry.key])
+            else:
+                self._index.leave(entry.key)  # shown once this change is over
             await self.outbox.keep(puts, dropped)
 
         await self._now_or_later(operation, carry_out, puts=puts, dropped=dropped)
