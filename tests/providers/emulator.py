@@ -21,6 +21,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal, Protocol
 from urllib.parse import parse_qs, urlsplit
 
+from tests.support.ports import own_port
+
 KEY = "sk-test-0123456789abcdef0123456789abcdef"
 
 
@@ -255,9 +257,12 @@ class _Server(ThreadingHTTPServer):
 
 @contextmanager
 def running(server: ProviderServer) -> Iterator[ProviderServer]:
-    """Serve on a free port of 127.0.0.1."""
+    """Serve on a port of 127.0.0.1 that no provider had before.
+
+    An account is told by URL and key: on the port of an earlier test's, its ids would count as this one's.
+    """
     handler = type("Handler", (_Handler,), {"owner": server})
-    with _Server(("127.0.0.1", 0), handler) as http:
+    with _Server(("127.0.0.1", own_port()), handler) as http:
         server.url = f"http://127.0.0.1:{http.server_address[1]}"
         thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         thread.start()
