@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from exaifs.cache.data.contents import ContentStore
+from exaifs.cache.data.damage import Damage
 from exaifs.errors import IntegrityError
 from exaifs.model import ObjectRef
 from exaifs.remote.interface import Body, ObjectStore
@@ -25,6 +26,7 @@ class _RefBody:
     ref: ObjectRef
     read: Read
     step_bytes: int
+    damage: Damage = field(default_factory=Damage)
 
     @property
     def size_bytes(self) -> int:
@@ -40,6 +42,7 @@ class _Chunks(AsyncIterator[bytes]):
     def __init__(self, body: _RefBody) -> None:
         self._body = body
         self._offset = 0
+        self._moment = body.damage.found
 
     async def __anext__(self) -> bytes:
         left = self._body.size_bytes - self._offset
@@ -49,6 +52,8 @@ class _Chunks(AsyncIterator[bytes]):
         data = await self._body.read(self._body.ref, self._offset, wanted)
         if len(data) != wanted:
             raise IntegrityError(f"{self._body.ref.key!r} ended early")
+        if self._body.damage.since(self._body.ref, self._moment):
+            raise IntegrityError(f"{self._body.ref.key!r} came damaged, and was sent in part")
         self._offset += wanted
         return data
 
@@ -74,7 +79,7 @@ class CachedContents:
 
     def body(self, ref: ObjectRef) -> Body:
         """See `interface.Contents`."""
-        return _RefBody(ref, self._contents.read, _CHUNK_BYTES)
+        return _RefBody(ref, self._contents.read, _CHUNK_BYTES, self._contents.damage)
 
 
 class BucketContents:

@@ -60,3 +60,39 @@ async def test_the_kernel_keeps_no_bytes_of_a_copy_that_was_given_up(
                 await paths.fs.files.release(opened.handle)
         assert kept == [False, True]
         assert await paths.read("f") == DATA
+
+
+async def test_what_was_read_damaged_is_not_written_back(server: DoubleServer, mount: Mount) -> None:
+    """mmap(2) writes the page around a changed byte: it would be published under a hash of its own."""
+    async with mount("writer") as paths:
+        await paths.create("f", DATA)
+    async with mount("reader") as paths:
+        server.corrupt_downloads()
+        async with paths.open("f", os.O_RDWR) as handle:
+            page = await paths.fs.files.read(handle, 0, 4096)
+            assert page != DATA[:4096]
+            with pytest.raises(IntegrityError):
+                await paths.fs.files.write(handle, 0, page[:100] + b"!" + page[101:])
+        assert await paths.fs.drain(60) == 0
+        assert await paths.read("f") == DATA
+    assert server.bucket.objects["f"].data == DATA
+
+
+async def test_a_reader_is_told_also_after_a_write(server: DoubleServer, mount: Mount) -> None:
+    """What another handle writes and publishes hides nothing from who had wrong bytes before."""
+    async with mount("writer") as paths:
+        await paths.create("f", DATA)
+    async with mount("reader") as paths:
+        server.corrupt_downloads()
+        async with paths.open("f") as reader:
+            assert await paths.fs.files.read(reader, 0, STEP) != DATA[:STEP]
+            entry = paths.fs.core.index.file("", "f")
+            assert entry is not None
+            await paths.fs.core.contents.materialize(entry.ref)
+            async with paths.open("f", os.O_WRONLY) as writer:
+                await paths.write_all(writer, b"more", len(DATA))
+                with pytest.raises(IntegrityError):
+                    await paths.fs.files.read(reader, STEP, STEP)
+            with pytest.raises(IntegrityError):
+                await paths.fs.files.read(reader, STEP, STEP)
+        assert await paths.read("f") == DATA + b"more"

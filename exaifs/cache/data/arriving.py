@@ -57,6 +57,6 @@ class Copy:
         """
         data = self.read_nowait(offset, size_bytes) if size_bytes < MIB else None
         if data is None:
+            self.handed_out_bytes += size_bytes  # it may be found wrong while the thread reads
             data = await self.spool.read(offset, size_bytes)
-            self.handed_out_bytes += len(data)
         return data

@@ -184,8 +184,6 @@ class Transfer:
         self, copy: Copy, waiter: Waiter, offset: int, size_bytes: int
     ) -> bytes | None:
         """Wait on the present copy; None when it was replaced, or is of no use any more."""
-        if copy.hold and not copy.on_disk and self.ref.size_bytes > self._shelf.memory.limit_bytes:
-            raise IntegrityError(f"{self.ref.key}: a copy was wrong, and there is no room to check another")
         with copy.spool.held(waiter.blocks):
             while self._copy is copy:
                 if copy.is_readable(waiter.blocks):
@@ -194,6 +192,7 @@ class Transfer:
                 if self._done:
                     return None
                 self._launch(self._unclaimed(waiter.blocks), waiter.blocks)
+                self._check_if_complete()
                 await waiter.wait()
         return None
 
@@ -306,7 +305,11 @@ class Transfer:
     # Copies.
 
     def _begin_again(self, *, on_disk: bool, hold: bool) -> None:
+        """Take another copy; one that cannot be held whole is streamed, and compared at its end."""
         old = self._copy
+        hold = hold and (on_disk or self.ref.size_bytes <= self._shelf.memory.limit_bytes)
+        if hold:
+            self._waiters.widen(self.all_blocks)
         self._copy = Copy(self.ref, self._shelf.new_spool(self.ref, on_disk=on_disk), hold=hold)
         self._release(old)
         self._waiters.wake()
@@ -320,15 +323,14 @@ class Transfer:
 
     def _fall_back(self, copy: Copy, doing: str, exc: OSError) -> None:
         """Go on from memory: the disk failed."""
-        if copy is self._copy and not self._done:
+        spool = copy.spool
+        if copy is self._copy and isinstance(spool, DiskSpool) and not self._done:
             self._shelf.health.failed(doing, exc)
             self._waiters.fail(self.all_blocks, local_error(exc), only_files=True)
-            # There may be no room to hold it, unless that has to be.
             self._begin_again(on_disk=False, hold=self._wrong_digest is not None)
             self._copy.handed_out_bytes = copy.handed_out_bytes
-            if isinstance(copy.spool, DiskSpool):
-                for block, piece in copy.spool.pending:
-                    self._copy.spool.put(block, piece)
+            for block, piece in spool.pending:
+                self._copy.spool.put(block, piece)
 
     # The end.
 
@@ -344,8 +346,11 @@ class Transfer:
         with self._last_step:
             try:
                 digest = await copy.spool.digest()
-                if digest is not None and copy is self._copy:
-                    if self.ref.sha256 in {None, digest}:
+                if copy is self._copy:
+                    if digest is None:  # what nobody can compare is not handed out
+                        copy.spool.clear()
+                        self._begin_again(on_disk=copy.on_disk, hold=copy.hold)
+                    elif self.ref.sha256 in {None, digest}:
                         await self._keep(copy, digest)
                     else:
                         self._reject(copy, digest)
@@ -356,8 +361,7 @@ class Transfer:
         self.settle()
 
     async def _keep(self, copy: Copy, digest: str) -> None:
-        spool = copy.spool
-        copy.verified = True
+        spool, copy.verified = copy.spool, True
         if self.ref.sha256 is None:
             self._shelf.aliases.learn(self.ref.version, digest)
         if isinstance(spool, DiskSpool):
@@ -381,7 +385,6 @@ class Transfer:
             self._shelf.damage.note(self.ref)
         before, self._wrong_digest = self._wrong_digest, digest
         copy.spool.clear()
-        self._waiters.widen(self.all_blocks)
         self._begin_again(on_disk=copy.on_disk, hold=True)
         if digest == before:
             self._done = True

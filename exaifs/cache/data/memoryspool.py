@@ -122,9 +122,11 @@ class MemorySpool:
     async def flush(self) -> None:
         """Hash what has come, in a thread; memory is where the blocks belong."""
         async with self._hashing:
-            pieces, self._unhashed = self._unhashed, []
+            pieces = list(self._unhashed)
             if pieces:
                 await self._threads.run(_follow_all, self._digest, pieces)
+                # Not before: who is cancelled before the thread began has hashed nothing.
+                del self._unhashed[: len(pieces)]
 
     def read_nowait(self, offset: int, size_bytes: int) -> bytes | None:
         """Join the blocks."""

@@ -35,6 +35,9 @@ from exaifs.cache.localfile import (
 _BATCH_BYTES = MIB
 """How much is collected before it is written: a thread costs more than the write."""
 
+_HASH_BYTES = 8 * MIB
+"""How much is hashed at the most while others wait to write; the rest at the next write, or at the end."""
+
 
 class Spool(Protocol):
     """Blocks of one content that is not complete yet."""
@@ -165,7 +168,7 @@ class DiskSpool:
                     return
                 self.file = file
             batch = sorted(self._pending.items())
-            until_bytes = self._bytes_in_order()
+            until_bytes = min(self._bytes_in_order(), self._digest.followed_bytes + _HASH_BYTES)
             with self.file.used() as fd:
                 await self._threads.run(_write_blocks, fd, batch)
                 await self._threads.run(self._digest.read_on, fd, until_bytes)
@@ -226,7 +229,12 @@ class DiskSpool:
     async def digest(self) -> str | None:
         """Hash what is not hashed yet; most was, as it came."""
         await self.flush()
-        return self._digest.of(self._size_bytes) if self.is_whole and not self._pending else None
+        if not self.is_whole or self._pending or self.file is None:
+            return None
+        async with self._writing:
+            with self.file.used() as fd:
+                await self._threads.run(self._digest.read_on, fd, self._size_bytes)
+        return self._digest.of(self._size_bytes)
 
     def close(self) -> Path | None:
         """Close the file once its readers are done."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import trio
 
@@ -139,11 +140,11 @@ class Files:
         if not opened.was_read:
             opened.was_read = True
             self._table.atimes.note_read(inode.entry, time.time_ns())
+        self._check_copy(opened)
         if inode.staged is not None:
             return inode.staged.read_at(offset, size_bytes) if inode.staged.is_proven else None
         if inode.entry.pending:
             raise Stale("the unsent bytes of this file were kept aside; see `exaifs conflicts`")
-        self._check_copy(opened)
         if offset >= inode.entry.size_bytes:
             return b""
         return self._contents.read_nowait(inode.entry.ref, offset, size_bytes)
@@ -206,11 +207,13 @@ class Files:
         Raises:
             FileTooLarge: past the bucket's limit.
             NoSpace: the cache disk is full.
+            IntegrityError: what was read through this handle was damaged.
         """
         opened = self._handles.file(fh)
         if not opened.writable:
             raise BadHandle("not open for writing")
-        return await self._writer.write(opened.inode, offset, data)
+        # Programs write back what they have read, the kernel for mmap(2) in whole pages.
+        return await self._writer.write(opened.inode, offset, data, partial(self._check_copy, opened))
 
     async def flush(self, fh: Handle) -> None:
         """close(2) of one descriptor: its bytes are in Supabase, or in the journal, when this returns.

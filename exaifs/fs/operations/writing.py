@@ -6,6 +6,7 @@ Writers of one file wait for each other and for its publishing by the inode's lo
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -46,8 +47,16 @@ class Writer:
     async def _created(self) -> Staged:
         return Staged.create(self._directory)
 
-    async def write(self, inode: Inode, offset: int, data: bytes) -> int:
+    async def write(
+        self, inode: Inode, offset: int, data: bytes, check: Callable[[], None] = lambda: None
+    ) -> int:
         """Write all of `data`.
+
+        Args:
+            inode: a file.
+            offset: where.
+            data: what.
+            check: called when the file can be written; raises what keeps it from being.
 
         Raises:
             FileTooLarge: past the bucket's limit.
@@ -56,13 +65,14 @@ class Writer:
         async with inode.lock:
             self._publisher.check_size(inode, offset + len(data))
             written = await self._core.contents.with_room(
-                len(data), partial(self._write, inode, offset, data)
+                len(data), partial(self._write, inode, offset, data, check)
             )
             _modified(inode)
         return written
 
-    async def _write(self, inode: Inode, offset: int, data: bytes) -> int:
+    async def _write(self, inode: Inode, offset: int, data: bytes, check: Callable[[], None]) -> int:
         staged = await self._writable(inode)
+        check()
         return staged.write_at(offset, data)
 
     async def resize(self, inode: Inode, size_bytes: int, *, publish: bool) -> None:

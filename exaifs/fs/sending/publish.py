@@ -257,6 +257,8 @@ class Publisher:
                 xattrs=inode.entry.xattrs,
             )
         entry = replace(entry, pending=False, posix=inode.entry.posix)
+        # The kernel's pages and the handles stay, and so does what is known of them.
+        self._contents.damage.rekey(inode.entry.ref, entry.ref)
         if staged.generation == draft.generation:
             staged.dirty = False
             self._keeper.forget(staged)
