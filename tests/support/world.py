@@ -153,15 +153,33 @@ class CountedBody:
         self._data = data
         self._stall_at = stall_at
 
-    async def chunks(self, start: int = 0) -> AsyncIterator[bytes]:
-        """Yield from there, in pieces of no particular size."""
-        for position in range(start, len(self._data), 100_000):
-            if self._stall_at is not None and position >= self._stall_at:
-                self.stalled.set()
-                await anyio.sleep_forever()
-            chunk = self._data[position : position + 100_000]
-            self.taken_bytes += len(chunk)
-            yield chunk
+    def chunks(self, start: int = 0) -> AsyncIterator[bytes]:
+        """Start from there, in pieces of no particular size."""
+        return _CountedChunks(self, start)
+
+    async def take(self, position: int) -> bytes:
+        """Return the piece at a position, and count it."""
+        if self._stall_at is not None and position >= self._stall_at:
+            self.stalled.set()
+            await anyio.sleep_forever()
+        chunk = self._data[position : position + 100_000]
+        self.taken_bytes += len(chunk)
+        return chunk
+
+
+class _CountedChunks(AsyncIterator[bytes]):
+    """As the bodies of exaifs: no generator, so that a server may answer before the last piece."""
+
+    def __init__(self, body: CountedBody, start: int) -> None:
+        self._body = body
+        self._position = start
+
+    async def __anext__(self) -> bytes:
+        if self._position >= self._body.size_bytes:
+            raise StopAsyncIteration
+        chunk = await self._body.take(self._position)
+        self._position += len(chunk)
+        return chunk
 
 
 class StallingBody:
