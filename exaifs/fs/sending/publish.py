@@ -23,6 +23,7 @@ from exaifs.errors import (
     FileTooLarge,
     NameTooLong,
     Rejected,
+    RemoteError,
     Stale,
     Unreachable,
 )
@@ -34,13 +35,12 @@ from exaifs.fs.sending.uploads import Draft, Uploader
 from exaifs.fs.staged.limit import SizeLimit
 from exaifs.fs.staged.staging import DamagedBytes, Staged
 from exaifs.fs.tables.inodes import Inode
+from exaifs.fs.unsent.changes import EARLIER_WAITS
 from exaifs.fs.unsent.keeping import Keeper
 from exaifs.model import ObjectRecord
 from exaifs.names import path_of
 
 _log = structlog.get_logger(__name__)
-
-_WAITS = "an earlier change of its name waits to be carried out"
 
 _DAMAGED = "the bytes were damaged on the disk before they were sent"
 
@@ -75,6 +75,7 @@ class Publisher:
         self._table = core.table
         self._contact = core.contact
         self._claims = core.claims
+        self._changes = core.changes
         self._outbox = core.changes.outbox
         self._keeper = keeper
         self._conflicts = conflicts
@@ -130,15 +131,11 @@ class Publisher:
 
     def _must_wait(self, inode: Inode) -> bool:
         """Tell whether the bytes cannot be sent now; what `close` cannot promise then, it raises."""
-        waits = self._outbox.overlaps(inode.entry.key)
-        if self._policy.offline == "journal" or self._policy.mode == "back":
-            return self._contact.offline or waits
-        refuses = self._contact.offline and not self._contact.worth_trying
-        if refuses or waits:
-            refusal = self._contact.refusal() if refuses else Busy(_WAITS)
-            inode.failure = str(refusal)
-            raise refusal
-        return False
+        try:
+            return self._changes.must_wait(inode.entry.key)
+        except RemoteError as exc:
+            inode.failure = str(exc)
+            raise
 
     async def keep(self, inode: Inode, *, seal: bool = False) -> None:
         """Have the bytes in the journal, and sent in the background; nothing to do when they are.
@@ -198,7 +195,7 @@ class Publisher:
                 if not inode.dirty:
                     return  # a name that stood for another file by now was removed; see `Remover.abandon`
                 if self._outbox.overlaps(inode.entry.key):
-                    raise Busy(_WAITS)
+                    raise Busy(EARLIER_WAITS)
                 record = await self._send(inode, draft, there)
                 await self._keep_overtaken(inode, draft, record)
                 self._take_on(inode, draft, record)

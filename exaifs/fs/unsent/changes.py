@@ -30,6 +30,8 @@ _log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
+EARLIER_WAITS = "an earlier change of its name waits to be carried out"
+
 
 class Changes:
     """Changes of one mount.
@@ -63,7 +65,7 @@ class Changes:
         if self._contact.offline and not self._contact.worth_trying:
             raise self._contact.refusal()
         if waits:
-            raise Busy("an earlier change of its name waits to be carried out")
+            raise Busy(EARLIER_WAITS)
         return False
 
     async def remove(
