@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import trio
@@ -28,6 +28,25 @@ def in_no_time(scene: Callable[[], Awaitable[None]]) -> None:
 async def sent(paths: Paths) -> None:
     """Return once Supabase has everything."""
     assert await paths.fs.drain(60) == 0
+
+
+@asynccontextmanager
+async def replaced_meanwhile(server: DoubleServer, paths: Paths) -> AsyncIterator[None]:
+    """Have f written here, and by another host before that is answered: what is done now falls between."""
+    async with trio.open_nursery() as nursery:
+        with server.hold("commit") as gate:
+            nursery.start_soon(paths.overwrite, "f", b"ours")
+            await gate.wait_arrived()
+            server.bucket.put("f", b"theirs")
+            yield
+
+
+async def uploaded(server: DoubleServer, paths: Paths, key: str) -> None:
+    """Have all that waits be sent now, and return when the bucket has one of it, whatever is answered."""
+    paths.fs.writes.sender.hurry()
+    with trio.fail_after(60):
+        while key not in server.bucket.objects:  # noqa: ASYNC110 - no event tells
+            await trio.sleep(0.01)
 
 
 async def back(server: DoubleServer, paths: Paths) -> None:

@@ -13,7 +13,7 @@ from exaifs.fs.upstream.invalidation import StaleAttributes, StaleName
 from exaifs.model import AttributeChange
 from exaifs.names import PLACEHOLDER
 from tests.fs.conftest import Mount
-from tests.fs.scenes import back, contents, requests, sent, told
+from tests.fs.scenes import back, contents, replaced_meanwhile, requests, sent, told
 from tests.support.double import DoubleServer
 from tests.support.paths import CALLER, Paths, follow
 
@@ -156,12 +156,8 @@ async def test_a_change_during_our_own_is_not_lost(server: DoubleServer, mount: 
     """What the feed had to leave alone is asked for again: the last writer's bytes are shown."""
     async with mount() as paths:
         await paths.create("f", b"1")
-        async with trio.open_nursery() as nursery:
-            with server.hold("commit") as gate:
-                nursery.start_soon(paths.overwrite, "f", b"ours")
-                await gate.wait_arrived()
-                server.bucket.put("f", b"theirs")
-                await follow(paths)
+        async with replaced_meanwhile(server, paths):
+            await follow(paths)
         await follow(paths)
         assert await paths.read("f") == b"theirs"
 
@@ -179,12 +175,8 @@ async def test_what_a_listing_left_alone_is_not_lost(server: DoubleServer, mount
     """After a gap no log tells of what was changed before the listing: it is asked for again."""
     async with mount() as paths:
         await paths.create("f", b"1")
-        async with trio.open_nursery() as nursery:
-            with server.hold("commit") as gate:
-                nursery.start_soon(paths.overwrite, "f", b"ours")
-                await gate.wait_arrived()
-                server.bucket.put("f", b"theirs")
-                await listed_after_a_gap(server, paths)
+        async with replaced_meanwhile(server, paths):
+            await listed_after_a_gap(server, paths)
         await follow(paths)
         assert await paths.read("f") == b"theirs"
 

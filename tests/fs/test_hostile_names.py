@@ -18,7 +18,7 @@ from exaifs.fs.upstream.invalidation import StaleName
 from exaifs.model import ROOT_INO, AttributeChange
 from exaifs.names import PLACEHOLDER
 from tests.fs.conftest import Mount
-from tests.fs.scenes import told
+from tests.fs.scenes import replaced_meanwhile, told
 from tests.support.double import DoubleServer
 from tests.support.paths import Paths, follow
 
@@ -241,12 +241,8 @@ async def test_what_the_feed_left_alone_survives_a_crash(server: DoubleServer, m
     """Killed before a key was asked for again: the next run does so."""
     async with mount() as paths:
         await paths.create("f", b"1")
-        async with trio.open_nursery() as nursery:
-            with server.hold("commit") as gate:
-                nursery.start_soon(paths.overwrite, "f", b"ours")
-                await gate.wait_arrived()
-                server.bucket.put("f", b"theirs")
-                await follow(paths)
+        async with replaced_meanwhile(server, paths):
+            await follow(paths)
         # No more polls: the daemon is gone now.
     async with mount() as paths:
         await follow(paths)

@@ -15,7 +15,7 @@ from exaifs.errors import Unreachable
 from exaifs.model import AttributeChange
 from exaifs.names import PLACEHOLDER
 from tests.fs.conftest import Mount
-from tests.fs.scenes import back, contents, kept_aside
+from tests.fs.scenes import back, contents, kept_aside, uploaded
 from tests.support.double import DoubleServer
 from tests.support.paths import CALLER, follow
 
@@ -428,10 +428,7 @@ async def test_an_upload_without_an_answer_is_ours_after_a_kill(
             await paths.fs.files.write(handle, 5, b" second")
         with server.hold("stat"):
             server.online = True
-            paths.fs.writes.sender.hurry()
-            with trio.fail_after(60):
-                while "e/f" not in server.bucket.objects:  # noqa: ASYNC110 - no event tells
-                    await trio.sleep(0.01)
+            await uploaded(server, paths, "e/f")
             killed.now()
             server.online = False
     async with mount("killed") as paths:
@@ -454,10 +451,7 @@ async def test_an_upload_of_what_was_kept_is_ours_after_a_kill(
         await paths.create("d/f", b"first")
         server.inject("commit", Unreachable("the answer was lost"), times=1000)
         server.online = True
-        paths.fs.writes.sender.hurry()
-        with trio.fail_after(60):
-            while "d/f" not in server.bucket.objects:  # noqa: ASYNC110 - no event tells
-                await trio.sleep(0.01)
+        await uploaded(server, paths, "d/f")
         server.online = False
         killed.now()
     server.clear_faults()
