@@ -14,6 +14,7 @@ from urllib.parse import quote
 import httpx
 
 from tests.campaigns.worlds import Node
+from tests.support.objects import get_whole
 
 PLACEHOLDER = ".emptyFolderPlaceholder"
 _PAGE = 1000
@@ -120,7 +121,8 @@ class BucketClient:
 
     def get(self, key: str) -> bytes:
         """Return an object's bytes."""
-        return self._http.get(f"/storage/v1/object/{self._bucket}/{quote(key)}").raise_for_status().content
+        path = f"/storage/v1/object/{self._bucket}/{quote(key)}"
+        return get_whole(self._http, path).raise_for_status().content
 
     def rows(self) -> dict[str, Row]:
         """Return the rows of the bucket's files, by key."""

@@ -15,6 +15,7 @@ import pytest
 from tests.conftest import new_bucket
 from tests.support.gate import Gate
 from tests.support.mounts import REPOSITORY, MountedDaemon, within
+from tests.support.objects import get_whole
 from tests.support.twins import Twins
 
 StoredBytes = Callable[[str], bytes | None]
@@ -116,7 +117,7 @@ def stored(fresh_bucket: dict[str, str]) -> Iterator[StoredBytes]:
     with httpx.Client(headers=headers, timeout=120, trust_env=False) as client:
 
         def get(name: str) -> bytes | None:
-            answer = client.get(base + quote(name))
+            answer = get_whole(client, base + quote(name))
             return answer.content if answer.status_code == httpx.codes.OK else None
 
         yield get
