@@ -52,6 +52,38 @@ async def test_what_waited_loses_if_another_host_closed_later(
         assert kept_aside(tmp_path / "cache") == [b"ours"]
 
 
+@pytest.mark.parametrize("leaves", ["renamed", "removed", "replaces"])
+async def test_what_waited_is_kept_when_the_name_that_shows_theirs_leaves(
+    server: DoubleServer, mount: Mount, tmp_path: Path, leaves: str
+) -> None:
+    """Acknowledged offline, then another host's file took the name, which is renamed or removed here."""
+    async with mount() as paths:
+        await paths.create("f", b"old")
+        await paths.create("g", b"replaced")
+        server.online = False
+        await paths.overwrite("f", b"ours")
+        server.bucket.put("f", b"theirs")
+        server.online = True
+        await paths.fs.feed.poll()
+        match leaves:
+            case "renamed":
+                await paths.rename("f", "h")
+            case "replaces":
+                await paths.rename("f", "g")
+            case _:
+                await paths.unlink("f")
+        await sent(paths)
+        await follow(paths)
+        left = {"renamed": {"g": b"replaced", "h": b"theirs"}, "replaces": {"g": b"theirs"}}
+        assert contents(server) == left.get(leaves, {"g": b"replaced"})
+        assert await paths.ls() == sorted(contents(server))
+        assert kept_aside(tmp_path / "cache") == [b"ours"]
+    async with mount() as paths:
+        await paths.fs.drain(5.0)
+        assert await paths.ls() == sorted(contents(server))
+        assert kept_aside(tmp_path / "cache") == [b"ours"]
+
+
 async def test_conflict_refuse_lets_the_other_host_win(
     server: DoubleServer, mount: Mount, tmp_path: Path
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import structlog
 
 from exaifs.cache.names.entries import Entry
@@ -9,9 +11,10 @@ from exaifs.errors import ExaifsError, IsADirectory, NotADirectory, NotEmpty, No
 from exaifs.fs.core import Core
 from exaifs.fs.operations.markers import Markers
 from exaifs.fs.sending.conflicts import Conflicts
-from exaifs.fs.tables.inodes import Inode
+from exaifs.fs.staged.staging import Staged
+from exaifs.fs.tables.inodes import Inode, locked
 from exaifs.fs.upstream.directories import Directories
-from exaifs.names import path_of, split_key
+from exaifs.names import path_of
 
 _log = structlog.get_logger(__name__)
 
@@ -43,16 +46,18 @@ class Remover:
         if entry.is_dir:
             raise IsADirectory(f"{entry.name!r} is a directory")
         inode = self._table.of(entry)
+        ousted = self.ousted(entry)
         try:
-            async with inode.lock:
+            async with locked(inode, *ousted):
                 if inode.unlinked:
                     raise NotFound(f"no {entry.name!r} here")
                 await self.keep_bytes(inode)
+                await self.set_aside(ousted, entry.key)
                 await self._markers.keep_without(inode.entry)
                 async with self._claims.held(lambda: (inode.entry.key,)):
                     await self._remove_object(inode)
                     self.discard(inode)
-                    self.abandon(inode.entry.key)
+                    self.abandon(inode.entry)
                     self._directories.name_freed(inode.entry)
                     await self._outbox.sync()
         finally:
@@ -101,24 +106,68 @@ class Remover:
                 inode.staged = None
         self._table.release(inode)
 
-    def abandon(self, key: str) -> None:
+    def ousted(self, entry: Entry) -> list[Inode]:
+        """Return the closed files with unsent bytes that a name stood for before another host's took it.
+
+        Args:
+            entry: what the name stands for now.
+        """
+        return [
+            inode
+            for inode in self._table
+            # Of thousands, without making their keys.
+            if inode.entry.component == entry.component
+            and inode.ino != entry.ino
+            and inode.entry.key == entry.key
+            and inode.dirty
+            and not inode.opens
+        ]
+
+    async def set_aside(self, ousted: Iterable[Inode], key: str) -> None:
+        """Before a name leaves, keep aside what was promised of files that it stood for before.
+
+        Who removes or renames what the name shows has not seen their bytes, and a file that is gone must
+        not be brought back by them.
+
+        Args:
+            ousted: of the name; their locks are held.
+            key: of the name.
+
+        Raises:
+            ExaifsError: the disk refuses; they are as they were.
+        """
+        for inode in ousted:
+            if inode.staged is None or inode.entry.key != key or inode.opens or not inode.is_promised:
+                continue
+            kept = inode.staged.newest_kept
+            assert kept is not None
+            await self._conflicts.keep_ours(kept, key, "another host's file had its name, which left here")
+            self._drop(inode, inode.staged)
+
+    def abandon(self, entry: Entry) -> None:
         """After a name left: closed files it stood for before, replaced there, must not bring it back.
 
         Their unsent bytes, whose close failed, go. The caller has claimed the key.
+
+        Args:
+            entry: what the name stood for.
         """
-        component = split_key(key)[1]
-        for inode in self._table:
-            if inode.entry.component != component:  # of thousands, without making their keys
-                continue
-            if inode.entry.key != key or not inode.dirty or inode.opens:
-                continue
-            inode.unlinked = True
+        for inode in self.ousted(entry):
+            if inode.is_promised:
+                continue  # replaced a moment ago: sending it decides
             assert inode.staged is not None
-            self._outbox.drop(*inode.staged.names)
-            if not inode.lock.locked():  # else who holds it settles
-                inode.staged.close()
-                inode.staged = None
-                self._table.release(inode)
+            if inode.lock.locked():  # who holds it settles
+                inode.unlinked = True
+                self._outbox.drop(*inode.staged.names)
+            else:
+                self._drop(inode, inode.staged)
+
+    def _drop(self, inode: Inode, staged: Staged) -> None:
+        inode.unlinked = True
+        inode.staged = inode.failure = None
+        self._outbox.drop(*staged.names)
+        staged.close()
+        self._table.release(inode)
 
     async def rmdir(self, entry: Entry) -> None:
         """Remove an empty directory.

@@ -111,8 +111,10 @@ class Renamer:
             component = target.component  # a name that clashes, or a raw one, has another key
         renamed = replace(entry, parent=new_prefix, name=new_name, component=component)
         job = _Job(source_inode, target_inode, entry, renamed, directory, flags)
+        ousted = [] if entry.is_dir else self._remover.ousted(entry)
         try:
-            async with locked(source_inode, target_inode, *self._dirty_below(entry)):
+            async with locked(source_inode, target_inode, *ousted, *self._dirty_below(entry)):
+                await self._remover.set_aside(ousted, entry.key)
                 return await self._rename(job)
         finally:
             self._table.release(source_inode)
@@ -174,7 +176,7 @@ class Renamer:
         self._index.rename(old, fresh)
         if fresh.ino == old.ino:
             source.entry = fresh
-        self._remover.abandon(old.key)
+        self._remover.abandon(old)
         self._directories.name_freed(old)
         if fresh.ino != old.ino:
             self._directories.replaced(replace(old, parent=fresh.parent, name=fresh.name), fresh)

@@ -93,6 +93,12 @@ class Inode:
         return not self.entry.pending or (self.staged is not None and self.staged.uploads.tried)
 
     @property
+    def is_promised(self) -> bool:
+        """Whether somebody was told that unsent bytes are safe; they may be older than the newest."""
+        kept = None if self.staged is None or self.unlinked else self.staged.newest_kept
+        return kept is not None and kept.acknowledged
+
+    @property
     def size_bytes(self) -> int:
         """Size that readers and writers of this host see."""
         return self.entry.size_bytes if self.staged is None else self.staged.size_bytes
