@@ -286,7 +286,8 @@ class Replayer:
             What cannot go, as what is in its way cannot be kept.
         """
         left: dict[str, ExaifsError] = {}
-        async for record in self._carrier.tree(new):
+        # All of them first: what fails below must leave no listing half read.
+        for record in [record async for record in self._carrier.tree(new)]:
             source = moving.get(old + record.key[len(new) :])
             if source is None or not record.size_bytes or _is_copy(source, record):
                 continue
