@@ -171,6 +171,30 @@ async def listed_after_a_gap(server: DoubleServer, paths: Paths) -> None:
             await trio.sleep(0.01)
 
 
+@pytest.mark.parametrize("restart", [False, True], ids=["same-run", "next-run"])
+@pytest.mark.parametrize("leaves", ["renamed", "removed"])
+async def test_what_a_listing_found_under_an_unsent_name_shows_when_that_leaves(
+    server: DoubleServer, mount: Mount, leaves: str, *, restart: bool
+) -> None:
+    """After a gap no log tells of another host's file under a name that was made here and not sent."""
+    async with mount(write_mode="back", write_back_s=1000.0) as paths:
+        await paths.ls()
+        await paths.create("f", b"ours")
+        server.bucket.put("f", b"theirs")
+        await listed_after_a_gap(server, paths)
+        if leaves == "renamed":
+            await paths.rename("f", "g")
+        else:
+            await paths.unlink("f")
+        if not restart:
+            await follow(paths)
+            await follow(paths)
+            assert await paths.read("f") == b"theirs"
+    async with mount() as paths:
+        assert await paths.ls() == (["f", "g"] if leaves == "renamed" else ["f"])
+        assert await paths.read("f") == b"theirs"
+
+
 async def test_what_a_listing_left_alone_is_not_lost(server: DoubleServer, mount: Mount) -> None:
     """After a gap no log tells of what was changed before the listing: it is asked for again."""
     async with mount() as paths:

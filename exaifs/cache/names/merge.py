@@ -123,7 +123,8 @@ class _Merge:
         if self.is_newer(record.key):
             return
         if known is not None and (known.pending or self.index.is_own(known, record)):
-            self.index.contest(record.key)
+            self.index.contest(record.key, ask_again=self.is_listing)
+            self.left.add(record.key)
             return
         if known is None:
             name, ino = decode_component(component), self.index.allocate_ino()
@@ -250,14 +251,13 @@ class DirectoryMerge:
             _prune(merge, self._prefix)
 
     def _note_odd(self, odd_keys: Iterable[str]) -> None:
-        odd = self._odd
         for key in odd_keys:
             kind = oddity(self._prefix, key[len(self._prefix) :].partition("/")[0])
             if kind is not None:
-                odd[key] = kind
-        if self._index.odd_keys.replace(self._prefix, odd) and odd:
+                self._odd[key] = kind
+        if self._index.odd_keys.replace(self._prefix, self._odd) and self._odd:
             _log.warning(
-                "keys that no path can name are not shown", path=path_of(self._prefix), count=len(odd)
+                "keys that no path can name are not shown", path=path_of(self._prefix), count=len(self._odd)
             )
 
 

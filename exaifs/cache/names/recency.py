@@ -117,9 +117,16 @@ class Recency:
         unasked, self._unasked = self._unasked, set()
         return unasked
 
-    def contest(self, key: str) -> None:
-        """Note that the bucket has, or may have, another host's object under the key of unsent bytes."""
+    def contest(self, key: str, *, ask_again: bool = False) -> None:
+        """Note that the bucket has, or may have, another host's object under the key of unsent bytes.
+
+        Args:
+            key: of them.
+            ask_again: whether the log may not tell of it once more: it shows when they leave their name.
+        """
         self._contested.add(key)
+        if ask_again:
+            self.ask_again(key)
 
     def take_contested(self, key: str) -> bool:
         """Tell whether that was noted, and forget it."""
