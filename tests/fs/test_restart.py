@@ -394,6 +394,25 @@ async def test_a_name_that_a_directory_left_is_the_objects_after_a_kill(
         assert await paths.read("d") == b"object"
 
 
+async def test_an_unsent_file_leaves_its_name_to_a_folder_that_came(
+    server: DoubleServer, mount: Mount, killed: Killed
+) -> None:
+    """The record of the file has its name of before: that is the other host's folder by now."""
+    async with mount(write_mode="back", write_back_s=1000.0) as paths:
+        await paths.ls()
+        await paths.create("d", b"file")
+        server.bucket.put("d/a", b"theirs")
+        await follow(paths)
+        assert await paths.ls() == ["d", "d (object)"]
+        assert await paths.ls("d") == ["a"]
+        killed.now()
+    server.online = False
+    async with mount("killed") as paths:
+        assert await paths.ls() == ["d", "d (object)"]
+        assert await paths.ls("d") == ["a"]
+        assert await paths.read("d (object)") == b"file"
+
+
 async def test_thousands_of_unsent_files_do_not_fill_the_log(
     server: DoubleServer, mount: Mount, killed: Killed
 ) -> None:

@@ -165,8 +165,13 @@ class Adoption:
         known = self._index.by_ino(wanted.ino)
         there = self._index.file(wanted.parent, wanted.component)
         if known is not None and not known.is_dir:
-            if known.key != wanted.key and there is not None:
-                self._index.remove(there)
+            # A folder may have come to the name since the record was written, and be shown under it.
+            if known.key == wanted.key:
+                wanted = replace(wanted, name=known.name)
+            else:
+                if there is not None:
+                    self._index.remove(there)
+                wanted = replace(wanted, name=self._free_name(wanted))
             self._index.rename(known, wanted)
         elif there is not None:
             # The index may know by now of another host's file there; sending compares that with ours.
