@@ -413,6 +413,33 @@ async def test_an_unsent_file_leaves_its_name_to_a_folder_that_came(
         assert await paths.read("d (object)") == b"file"
 
 
+async def test_a_file_whose_rename_waits_is_shown_with_its_directory(
+    server: DoubleServer, mount: Mount, killed: Killed
+) -> None:
+    """The directory went with its last file, as another host removed that, and a listing said so."""
+    async with mount() as paths:
+        await paths.create("f", b"1")
+        await paths.mkdir("d")
+        server.inject("move", Unreachable("away"), times=1000)
+        await paths.rename("f", "d/f")
+        server.bucket.remove([f"d/{PLACEHOLDER}"])
+        server.bucket.trim_log()
+        await follow(paths)
+        with trio.fail_after(60):
+            while paths.fs.core.index.expired_prefixes():  # noqa: ASYNC110 - what the host believes
+                await trio.sleep(0.01)
+        killed.now()
+        server.clear_faults()
+    server.bucket.move("d/f", "f")
+    server.online = False
+    async with mount("killed") as paths:
+        assert await paths.ls() == ["d"]
+        assert await paths.read("d/f") == b"1"
+        await back(server, paths)
+        assert contents(server) == {"d/f": b"1"}
+        assert await paths.ls("d") == ["f"]
+
+
 async def test_thousands_of_unsent_files_do_not_fill_the_log(
     server: DoubleServer, mount: Mount, killed: Killed
 ) -> None:

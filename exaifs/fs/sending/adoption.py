@@ -7,6 +7,7 @@ the two), or gone: each record is made true in it again, and doing so twice chan
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import structlog
 
 from exaifs.cache.names.entries import Entry
 from exaifs.cache.names.index import Index
-from exaifs.cache.names.merge import Difference
+from exaifs.cache.names.merge import Difference, show_directory
 from exaifs.cache.names.naming import reclaim
 from exaifs.cache.unsent.intents import (
     Intent,
@@ -229,6 +230,8 @@ class Adoption:
         if there is not None:
             self._index.remove(there)
             self._drop_put(there.ino)
+        # Another host may have removed the last file of the directory meanwhile, and that went with it.
+        self._table.apply(show_directory(self._index, wanted.parent, at_ns=time.time_ns()))
         if known is None:
             self._index.put(wanted)
             return
