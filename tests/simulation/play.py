@@ -720,6 +720,7 @@ class Play:
         keys = {tree.files[step.path + below] for below in moved}
 
         async def call() -> None:
+            unsent = keys & actor.pending
             if step.path == step.other:
                 await actor.kernel.rename(step.path, step.other)
             else:
@@ -728,8 +729,10 @@ class Play:
                 now = self._below(visible(self.server, actor.pending), step.other)
                 assert now.keys() == moved.keys(), "what was renamed is not there"
                 # Until it is sent, the bucket has what it replaces, or nothing.
-                assert all(data in {None, now[below]} for below, data in moved.items())
-                left = keys & (set(self.server.bucket.objects) | actor.pending)
+                sent = [below for below in moved if tree.files[step.path + below] not in unsent]
+                assert all(moved[below] in {None, now[below]} for below in sent)
+                # What another host has under the name of a file that was never sent shows then.
+                left = keys & actor.pending | (keys - unsent).intersection(self.server.bucket.objects)
                 assert step.path == step.other or not left
 
         await self._judge(actor, problem, call)
