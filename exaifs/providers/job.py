@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import anyio
 import structlog
 
-from exaifs.errors import NoAttribute, RemoteError
+from exaifs.errors import InvalidArgument, NoAttribute, RemoteError
 from exaifs.model import ObjectRecord
 from exaifs.providers.errors import FileChanged, ProviderError, ProviderRefused
 from exaifs.providers.interface import Contents, ProviderFiles, State
@@ -309,7 +309,13 @@ class Worker:
             _log.warning("a second upload stays at the provider", provider=name, reason=str(exc))
 
     async def register(self, file: ObjectRecord, file_id: str, account: str | None) -> ObjectRecord | None:
-        """Store an id made elsewhere, whatever was there."""
+        """Store an id made elsewhere, whatever was there.
+
+        Raises:
+            InvalidArgument: it is known here for other bytes. Programs that copy attributes bring such ids
+                with files that were changed since.
+            FileChanged: other bytes are there now.
+        """
         sha256 = file.sha256 or await self._contents.sha256(file.ref)
         now = self._clock()
         stored = StoredId(
@@ -325,6 +331,10 @@ class Worker:
         answer = await self._catalog.set_provider_id(
             file.key, self.settings.name, stored.to_json(), sha256=sha256, version=file.version
         )
+        if answer.of_other_bytes:
+            raise InvalidArgument(
+                f"{self.settings.name}: that id is known for other bytes than this file's"
+            )
         if not answer.stored:
             raise FileChanged(f"{self.settings.name}: the file was changed or removed meanwhile")
         return answer.record

@@ -279,7 +279,7 @@ class ProviderService:
 
         Raises:
             NotSupported: no such provider, or not its id.
-            InvalidArgument: not an id.
+            InvalidArgument: not an id, or one that is known for other bytes.
         """
         worker = self._workers.get(attribute)
         if worker is None:

@@ -247,6 +247,8 @@ class ProviderIdAnswer:
     """The record that holds now: ours, or the one that was there first. None: no file has these bytes."""
     record: ObjectRecord | None
     """The file's, as it is now."""
+    of_other_bytes: bool = False
+    """Whether it was refused because the id is known here for other bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,7 +341,8 @@ class Catalog(Protocol):
         Args:
             key: where the bytes were; a file that was renamed meanwhile is found by its hash.
             provider: its name.
-            record: with an id.
+            record: with an id; one whose `origin` is "registered" is stored whatever is there, unless its
+                id is known for other bytes.
             sha256: of the bytes the record was made from.
             expected_id: an id that the caller found and rejected; it may be replaced.
             version: of the object that was read, for a row that has no hash yet.

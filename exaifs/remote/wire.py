@@ -286,6 +286,7 @@ def provider_answer_from_json(answer: Mapping[str, Any]) -> ProviderIdAnswer:
         stored,
         _provider_record(answer.get("current")),
         None if record is None else record_from_json(record),
+        of_other_bytes=answer.get("of_other_bytes") is True,
     )
 
 

@@ -48,6 +48,32 @@ class ProviderIdContract:
         nothing = await catalog.set_provider_id(moved.key, "kimi", {"id": "f-2"}, sha256=record.sha256)
         assert (nothing.stored, nothing.current, nothing.record) == (False, None, None)
 
+    async def test_registered_ids_of_other_bytes(self, world: World) -> None:
+        """An id from elsewhere is refused for bytes other than those it is known for here."""
+        catalog = world.remote.catalog
+        one = await write(world.remote, f"{world.prefix}one", os.urandom(20))
+        two = await write(world.remote, f"{world.prefix}two", os.urandom(20))
+        assert one.sha256 is not None
+        assert two.sha256 is not None
+        ours, theirs = (f"f-{os.urandom(6).hex()}" for _ in range(2))
+        await catalog.set_provider_id(one.key, "kimi", {"id": ours, "account": "a"}, sha256=one.sha256)
+        elsewhere = {"id": theirs, "origin": "registered"}
+        assert (await catalog.set_provider_id(one.key, "glm", elsewhere, sha256=one.sha256)).stored
+        for name, file_id in (("kimi", ours), ("glm", theirs)):
+            registered = {"id": file_id, "origin": "registered"}
+            refused = await catalog.set_provider_id(two.key, name, registered, sha256=two.sha256)
+            assert (refused.stored, refused.of_other_bytes) == (False, True)
+            assert (await catalog.set_provider_id(one.key, name, registered, sha256=one.sha256)).stored
+        assert (await catalog.set_provider_id(two.key, "openai", elsewhere, sha256=two.sha256)).stored
+        # What was uploaded stays known when no file has it; what was only told can be told anew.
+        for name in ("kimi", "glm"):
+            await catalog.forget_provider_id(one.key, name)
+        late = await catalog.set_provider_id(
+            two.key, "kimi", {"id": ours, "origin": "registered"}, sha256=two.sha256
+        )
+        assert (late.stored, late.of_other_bytes) == (False, True)
+        assert (await catalog.set_provider_id(two.key, "glm", elsewhere, sha256=two.sha256)).stored
+
     async def test_provider_ids_are_the_copies_too(self, world: World) -> None:
         """A file that gets bytes which others have gets their ids, and keeps them when the others go."""
         catalog, objects = world.remote.catalog, world.remote.objects

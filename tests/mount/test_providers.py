@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -189,6 +190,25 @@ def test_setfattr_registers_and_forgets(provider_mount: MountedDaemon, kimi: Pro
     assert "No such attribute" in provider_mount.sh(f"setfattr -x {NAME} a.txt", check=False)
     for name in (f"{NAME}.uri", "user.exai.provider.other", "user.exai.url"):
         assert "not supported" in provider_mount.sh(f"setfattr -n {name} -v x a.txt", check=False)
+
+
+def test_a_changed_copy_does_not_bring_its_old_id(
+    provider_mount: MountedDaemon, kimi: ProviderServer, tmp_path: Path
+) -> None:
+    """Copied out with attributes, changed and copied back: the id of the old bytes stays behind."""
+    provider_mount.sh("printf content > a.txt")
+    first = get(provider_mount, "a.txt")
+    for name in ("changed", "same"):
+        provider_mount.sh(f"cp -a a.txt {tmp_path}/{name}")
+        assert os.getxattr(tmp_path / name, NAME).decode() == first
+    with (tmp_path / "changed").open("a") as file:
+        file.write(" that changed")
+    for name in ("changed", "same"):
+        within(120, partial(shutil.copy2, tmp_path / name, provider_mount.path / name))
+    assert get(provider_mount, "same") == first
+    assert NAME not in names(provider_mount, "changed")
+    assert kimi.files[get(provider_mount, "changed")].data == b"content that changed"
+    assert "Invalid argument" in provider_mount.sh(f"setfattr -n {NAME} -v {first} changed", check=False)
 
 
 def test_errors_have_their_errno(provider_mount: MountedDaemon, kimi: ProviderServer) -> None:

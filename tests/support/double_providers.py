@@ -55,6 +55,8 @@ class ProviderRows:
         if found is None:
             return ProviderIdAnswer(stored=False, current=None, record=None)
         key, row = found
+        if registered and self._is_of_other_bytes(provider, record["id"], sha256):
+            return ProviderIdAnswer(stored=False, current=None, record=None, of_other_bytes=True)
         rivals = [row, *(other for other in self._bucket.rows.values() if other.sha256 == sha256)]
         for rival in rivals:
             held = rival.provider_file_ids.get(provider)
@@ -70,6 +72,19 @@ class ProviderRows:
         account, file_id = str(record.get("account") or ""), str(record["id"])
         upload = ProviderUpload(file_id, sha256, int(record.get("size") or 0), _as_text(time.time()))
         self.uploads.setdefault((provider, account, file_id), (time.time(), upload))
+
+    def _is_of_other_bytes(self, provider: str, file_id: str, sha256: str) -> bool:
+        uploaded = (
+            upload.sha256
+            for (name, _, known), (_, upload) in self.uploads.items()
+            if (name, known) == (provider, file_id)
+        )
+        held = (
+            row.sha256
+            for row in self._bucket.rows.values()
+            if _id(row.provider_file_ids.get(provider)) == file_id
+        )
+        return any(other not in {None, sha256} for other in (*uploaded, *held))
 
     def _row(self, key: str, sha256: str, version: str | None) -> tuple[str, StoredRow] | None:
         row = self._bucket.rows.get(key)

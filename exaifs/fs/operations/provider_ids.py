@@ -116,6 +116,7 @@ class OutsideAttributes:
 
         Raises:
             NotSupported: not one that can be set, or not now: a file that is being written has no id.
+            InvalidArgument: not an id, or one of other bytes.
         """
         inode = self._core.table.peek(ino)
         if self._ids is None or name == URL or inode.entry.kind != "file" or not _is_sent_file(inode):

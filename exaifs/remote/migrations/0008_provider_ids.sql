@@ -14,6 +14,7 @@ CREATE TABLE IF NOT EXISTS public.exaifs_provider_files (
     noted_at timestamptz NOT NULL DEFAULT now(),     -- when the id was first stored or offered
     PRIMARY KEY (provider, account, id)
 );
+CREATE INDEX IF NOT EXISTS exaifs_provider_files_id_idx ON public.exaifs_provider_files (id);
 
 CREATE OR REPLACE FUNCTION public.exaifs_provider_id(p_record jsonb) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = ''
@@ -46,6 +47,8 @@ COMMENT ON FUNCTION public.exaifs_find_provider_ids(text, text) IS
 -- bytes has another id of the same account and purpose that is still good: of two hosts that uploaded at the
 -- same time one wins, the other learns the winner's record and deletes its upload. The id p_expected_id, which
 -- the caller found and rejected, counts as absent. A file that was renamed meanwhile is found by its bytes.
+-- An id from elsewhere that is known here for other bytes came with a file that was copied out, changed and copied
+-- back with its attributes: it is refused, since nothing at the provider would show that the bytes differ.
 CREATE OR REPLACE FUNCTION public.exaifs_set_provider_id(
     p_bucket text, p_key text, p_provider text, p_record text, p_sha256 text, p_expected_id text, p_version text
 ) RETURNS jsonb
@@ -90,6 +93,18 @@ BEGIN
         END IF;
     END IF;
 
+    IF v_record ->> 'origin' = 'registered' AND (
+        EXISTS (
+            SELECT FROM public.exaifs_provider_files f
+            WHERE f.id = v_id AND f.provider = p_provider AND f.sha256 <> p_sha256
+        ) OR EXISTS (
+            SELECT FROM public.file_metadata m WHERE m.provider_file_ids <> '{}' AND m.file_hash <> p_sha256
+                AND public.exaifs_provider_id(public.exaifs_json_object(m.provider_file_ids) -> p_provider) = v_id
+        )
+    ) THEN
+        RETURN jsonb_build_object('stored', false, 'current', NULL, 'record', NULL, 'of_other_bytes', true);
+    END IF;
+
     SELECT m.provider_file_ids -> p_provider INTO v_other FROM public.file_metadata m
     WHERE m.file_hash = p_sha256 AND v_record ->> 'origin' IS DISTINCT FROM 'registered'
         AND jsonb_typeof(public.exaifs_json_object(m.provider_file_ids) -> p_provider) = 'object'
@@ -123,7 +138,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION public.exaifs_set_provider_id(text, text, text, text, text, text, text) IS
-    'Stores the record of one provider in the row of a file with these bytes; the object version vouches for a row without a hash, which gets one. Returns {"stored", "current": the record that holds now, "record": R}; all null: no file has these bytes.';
+    'Stores the record of one provider in the row of a file with these bytes; the object version vouches for a row without a hash, which gets one. Returns {"stored", "current": the record that holds now, "record": R}; all null: no file has these bytes, or, with "of_other_bytes", the id from elsewhere is other bytes'' own.';
 
 CREATE OR REPLACE FUNCTION public.exaifs_forget_provider_id(
     p_bucket text, p_key text, p_provider text, p_id text
