@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -98,9 +99,12 @@ class Operations(pyfuse3.Operations):
 
     @answered
     async def mknod(
-        self, _parent_inode: int, _name: bytes, _mode: int, _rdev: int, _ctx: pyfuse3.RequestContext
+        self, parent_inode: int, name: bytes, mode: int, _rdev: int, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        raise NotPermitted("a bucket holds no devices, fifos or sockets")
+        if not stat.S_ISREG(mode):
+            raise NotPermitted("a bucket holds no devices, fifos or sockets")
+        made = await self._namespace.mknod(Ino(parent_inode), os.fsdecode(name), mode & 0o7777, caller(ctx))
+        return self._entry(made)
 
     @answered
     async def mkdir(

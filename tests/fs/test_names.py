@@ -264,6 +264,22 @@ async def test_symlinks_are_small_objects(mount: Mount) -> None:
         assert attributes.size_bytes == len("../some/where")
 
 
+async def test_mknod_makes_a_file(server: DoubleServer, mount: Mount) -> None:
+    """An empty file is in the bucket when mknod returns; where it cannot be, none is made."""
+    async with mount("one") as one:
+        made = await one.fs.namespace.mknod(ROOT_INO, "a", 0o640, CALLER)
+        assert (made.mode, made.size_bytes) == (stat.S_IFREG | 0o640, 0)
+        with pytest.raises(Exists):
+            await one.fs.namespace.mknod(ROOT_INO, "a", 0o640, CALLER)
+        server.inject("put", InvalidArgument("no"), times=1)
+        with pytest.raises(InvalidArgument):
+            await one.fs.namespace.mknod(ROOT_INO, "b", 0o640, CALLER)
+        assert await one.ls() == ["a"]
+    async with mount("two") as two:
+        assert await two.ls() == ["a"]
+        assert (await two.stat("a")).mode == made.mode
+
+
 async def test_attributes_are_kept_in_the_row(mount: Mount) -> None:
     """chmod, chown and utimens of files and directories are seen by other hosts."""
     change = AttributeChange(mode=0o750, uid=12, gid=34, mtime_ns=1_234_567_890_123_456_789)

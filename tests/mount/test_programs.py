@@ -58,6 +58,23 @@ def test_cp_mv_tar_find(twins: Twins) -> None:
     )
 
 
+def test_mknod_makes_files(twins: Twins, tmp_path: Path) -> None:
+    """`mknod(2)` of a regular file, which is how `tar --xattrs` begins one that has attributes."""
+    twins.sh(
+        'python3 -c \'import os; os.umask(0o027); os.mknod("made"); os.mknod("mode", 0o100640)\'; '
+        "stat -c '%n %F %s %a' *; cat made; echo more > made; cat made; "
+        "python3 -c 'import os; os.mknod(\"made\")' 2>&1 | tail -1"
+    )
+    _needs("tar", "setfattr")
+    (tmp_path / "marked").write_bytes(b"marked")
+    os.setxattr(tmp_path / "marked", "user.note", b"a note")
+    archive = tmp_path / "marked.tar"
+    subprocess.run(["tar", "--xattrs", "-C", tmp_path, "-cf", archive, "marked"], check=True, timeout=120)
+    twins.sh(
+        f"tar --xattrs -xf {archive}; cat marked; getfattr -n user.note --only-values marked; rm marked"
+    )
+
+
 def test_dd_and_odd_blocks(twins: Twins) -> None:
     """Odd block sizes, holes and conv=notrunc of dd."""
     twins.sh("seq 20000 > in; dd if=in of=out bs=777 status=none; cmp in out && echo same")

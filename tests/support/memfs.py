@@ -208,6 +208,10 @@ class MemFileSystem:
         node.data[:] = target
         return node.attributes
 
+    async def mknod(self, parent: Ino, name: str, mode: int, caller: Caller) -> Attributes:
+        del caller
+        return self._new(parent, name, stat.S_IFREG | mode).attributes
+
     async def readlink(self, ino: Ino) -> bytes:
         return bytes(self._node(ino).data)
 

@@ -247,16 +247,13 @@ class Namespace:
     async def make_file(self, parent: Ino, name: str, mode: int, caller: Caller) -> Inode:
         """Make a file that is in the bucket once it is closed; counts a look-up."""
         inode = await self._make(parent, name, "file", mode, caller)
-        await self._stage_new(inode)
-        inode.lookups += 1
-        return inode
-
-    async def _stage_new(self, inode: Inode) -> None:
         try:
             await self._writer.stage_new(inode)
         except BaseException:
             self._remover.discard(inode)
             raise
+        inode.lookups += 1
+        return inode
 
     async def symlink(self, parent: Ino, name: str, target: bytes, caller: Caller) -> Attributes:
         """Make a symbolic link: a small object whose bytes are the target."""
@@ -264,9 +261,17 @@ class Namespace:
             raise NameTooLong("a symbolic link's target has 1 to 4095 bytes")
         inode = await self._make(parent, name, "symlink", 0o777, caller)
         inode.entry = replace(inode.entry, mime_type=SYMLINK_MIME)
-        await self._stage_new(inode)
+        return await self._closed(inode, target)
+
+    async def mknod(self, parent: Ino, name: str, mode: int, caller: Caller) -> Attributes:
+        """Make an empty file that nobody opens."""
+        return await self._closed(await self._make(parent, name, "file", mode, caller), b"")
+
+    async def _closed(self, inode: Inode, data: bytes) -> Attributes:
+        """Bring a new file or link that nobody opens into the bucket; or it is not made."""
         try:
-            await self._writer.write(inode, 0, target)
+            await self._writer.stage_new(inode)
+            await self._writer.write(inode, 0, data)
             async with inode.lock:
                 await self._publisher.close_and_settle(inode)
         except BaseException:
