@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from exaifs.errors import NotFound
 from exaifs.handler.destination import key_of
 from exaifs.mcp.paths import shown
-from exaifs.names import decode_component, split_key
+from exaifs.names import PLACEHOLDER, decode_component, split_key
 from exaifs.remote.interface import Catalog
 
 _LOOKED_AT = 1000
@@ -23,13 +23,20 @@ class _Names:
 
     names: Sequence[str]
     more: bool
+    exists: bool
+    """Whether it is there, if only by the marker that keeps an empty one."""
 
 
 async def _names_in(catalog: Catalog, prefix: str) -> _Names:
     listing = await catalog.list_directory(prefix, limit=_LOOKED_AT)
-    files = [decode_component(split_key(record.key)[1]) for record in listing.records]
+    components = [split_key(record.key)[1] for record in listing.records]
+    files = [decode_component(component) for component in components if component != PLACEHOLDER]
     folders = [f"{decode_component(folder.component)}/" for folder in listing.folders]
-    return _Names([shown(name) for name in (*folders, *files)], listing.next_after is not None)
+    return _Names(
+        [shown(name) for name in (*folders, *files)],
+        listing.next_after is not None,
+        exists=bool(components or folders),
+    )
 
 
 async def not_found(catalog: Catalog, path: str) -> NotFound:
@@ -44,7 +51,7 @@ async def not_found(catalog: Catalog, path: str) -> NotFound:
         return NotFound(
             f"there is no file {shown(path)!r}, but {shown(end)!r}: paths are below the bucket's root"
         )
-    if (await _names_in(catalog, f"{key}/")).names:
+    if (await _names_in(catalog, f"{key}/")).exists:
         return NotFound(
             f"{shown(path)!r} is a directory, not a file: list_files(prefix={shown(path) + '/'!r})"
         )

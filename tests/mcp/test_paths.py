@@ -205,6 +205,21 @@ async def test_a_wrong_path_leads_to_the_right_one(project: Project) -> None:
 
 @pytest.mark.embedded
 @pytest.mark.anyio
+async def test_the_marker_of_a_directory_is_no_file(project: Project) -> None:
+    """What keeps an empty directory is neither named nor counted where a path is wrong."""
+    project.put("empty/.emptyFolderPlaceholder", b"")
+    project.put("reports/.emptyFolderPlaceholder", b"")
+    async with stdio_caller(project) as served:
+        await served.call("upload_file", path="reports/q3.pdf", text="x")
+        said = await served.refused("stat_file", path="reports/none")
+        assert "In 'reports/': 'q3.pdf'. list_files" in said
+        said = await served.refused("stat_file", path="empty/none")
+        assert "In the bucket's root: 'empty/', and 1 others. list_files" in said
+        assert "is a directory" in await served.refused("stat_file", path="empty")
+
+
+@pytest.mark.embedded
+@pytest.mark.anyio
 async def test_a_file_never_hides_others(project: Project) -> None:
     """Not where a directory is, nor below a file."""
     async with stdio_caller(project) as served:
