@@ -261,12 +261,13 @@ class ProviderService:
         try:
             result = await worker.settle(job, tell)
         except ProviderError as exc:
-            if exc is job.refusal or isinstance(exc, FileChanged):
+            if isinstance(exc, ProviderKeyRejected):
+                self._failures.refuse((name, mark), exc)  # until there is another key
+                self._failures.note(subject, exc, 0)
+            elif exc is job.refusal or isinstance(exc, FileChanged):
                 self._failures.note(subject, exc, 0)  # the provider was not asked, or has not failed
             elif job.may_upload:  # else it says nothing to the owner, who comes next
                 self._failures.note(subject, exc)
-            if isinstance(exc, ProviderKeyRejected):
-                self._failures.refuse((name, mark), exc)
             _log.warning("no file id from the provider", provider=name, reason=str(exc))
             raise
         self._failures.forget(subject)

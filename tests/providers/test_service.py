@@ -381,6 +381,7 @@ async def test_revoked_key(kimi: ProviderServer, providers: Providers, supabase:
             assert await errno_of(host, f"{number}.txt") == "EKEYREJECTED"
         assert kimi.counts["upload"] == 1
         providers.key_path.write_text("new-key")
+        await host.id("0.txt")
         await host.id("2.txt")
         await host.put("3.txt", b"3")
         await host.id("3.txt")
