@@ -170,7 +170,7 @@ class Config(BaseSettings):
         """The service_role key, read from its file where one is named; empty when neither is set.
 
         Raises:
-            ConfigError: the file cannot be read.
+            ConfigError: the file cannot be read, or is empty.
         """
         return _secret_of(
             self.supabase_key, self.supabase_key_file, "key", "SUPABASE_SERVICE_ROLE_KEY_FILE"
@@ -181,7 +181,7 @@ class Config(BaseSettings):
         """The token that clients of `exaifs mcp --http` must send; empty when none is set.
 
         Raises:
-            ConfigError: its file cannot be read, or it cannot stand in a header.
+            ConfigError: its file cannot be read or is empty, or it cannot stand in a header.
         """
         token = _secret_of(self.mcp_token, self.mcp_token_file, "token", "EXAIFS_MCP_TOKEN_FILE")
         if not (token.isascii() and token.isprintable()) or " " in token:
@@ -227,17 +227,26 @@ class Config(BaseSettings):
 
 
 def _secret_of(direct: SecretStr, file: Path | None, what: str, variable: str) -> str:
-    """Return a secret that is set directly, or held by a file; empty when it is neither."""
+    """Return a secret that is set directly, or held by a file; empty when it is neither.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds none: who names one does not want to go without.
+    """
     value = direct.get_secret_value().strip()
     if value or file is None:
         return value
     try:
-        return file.read_text(encoding="utf-8").strip()
+        value = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(
             f"cannot read the {what} file {file}: {exc.strerror if isinstance(exc, OSError) else exc}. "
             f"Point {variable} at a file that holds only the {what}."
         ) from exc
+    if not value:
+        raise ConfigError(
+            f"the {what} file {file} is empty. Point {variable} at a file that holds only the {what}."
+        )
+    return value
 
 
 def _split_url(value: str) -> SplitResult:

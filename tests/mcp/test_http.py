@@ -158,6 +158,11 @@ def test_it_does_not_start_unguarded(project: Project) -> None:
     assert (code, "HOST:PORT" in said) == (2, True)
     code, said = run(project, "--http", "0.0.0.0:0", more={"EXAIFS_MCP_TOKEN_FILE": "/nonexistent"})
     assert (code, "/nonexistent" in said) == (2, True)
+    empty = project.directory / "empty"
+    empty.write_text("\n")
+    for address in ("0.0.0.0:0", "127.0.0.1:0"):  # a secret that did not arrive is not a wish for none
+        code, said = run(project, "--http", address, more={"EXAIFS_MCP_TOKEN_FILE": str(empty)})
+        assert (code, f"{empty} is empty" in said) == (2, True)
     for token in ("with space", "tökén"):
         code, said = run(project, "--http", "0.0.0.0:0", more={"EXAIFS_MCP_TOKEN": token})
         assert code == 2

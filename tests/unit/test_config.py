@@ -167,6 +167,20 @@ def test_an_unreadable_key_file_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pa
         _ = load().key
 
 
+def test_an_empty_secret_file_is_not_no_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A secret that did not arrive must not leave a server open, nor files unsent: it is an error."""
+    file = tmp_path / "empty"
+    file.write_text(" \n")
+    monkeypatch.setenv("SUPABASE_SERVICE_ROLE_KEY_FILE", str(file))
+    monkeypatch.setenv("EXAIFS_MCP_TOKEN_FILE", str(file))
+    with pytest.raises(ConfigError, match=r"key file .*empty is empty.*SUPABASE_SERVICE_ROLE_KEY_FILE"):
+        _ = load().key
+    with pytest.raises(ConfigError, match=r"token file .*empty is empty.*EXAIFS_MCP_TOKEN_FILE"):
+        _ = load().mcp_bearer
+    monkeypatch.setenv("EXAIFS_MCP_TOKEN", "token")
+    assert load().mcp_bearer == "token"
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
