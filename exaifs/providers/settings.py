@@ -302,7 +302,8 @@ def _tables(path: Path | None, whole: dict[str, Any]) -> dict[str, Any]:
             raise ConfigError(f"{path}: provider.{name}.name: the table's own name is the provider's")
     for name, value in whole.items():
         if isinstance(value, dict):
-            raise ConfigError(f"{path}: [{name}] is no setting; a provider's table is [provider.{name}]")
+            meant = "NAME" if name == "providers" else name
+            raise ConfigError(f"{path}: [{name}] is no setting; a provider's table is [provider.{meant}]")
     return tables
 
 

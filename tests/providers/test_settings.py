@@ -129,6 +129,7 @@ def test_keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ("[provider.kimi]\ndeadline_s = 3\n", "above the first"),
         ("deadline = 3\n[provider.kimi]\n", "did you mean deadline_s?"),
         ("[kimi]\n", "[provider.kimi]"),
+        ("[providers.kimi]\n", "[provider.NAME]"),
         ('[provider.kimi]\nbase_url = "https://x/v1#a"\n', "https://"),
         ('[provider.kimi]\nbase_url = "https://x:99999"\n', "https://"),
         ('[provider.kimi]\nbase_url = "https://x/a b"\n', "https://"),
