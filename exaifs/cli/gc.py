@@ -12,7 +12,7 @@ import trio
 from rich.filesize import decimal
 
 from exaifs import logs
-from exaifs.cli.command import Session, bucket, command as define, log_level, pass_session
+from exaifs.cli.command import Session, Span, bucket, command as define, log_level, pass_session
 from exaifs.cli.output import note, say, say_json
 from exaifs.config import Config
 from exaifs.embedded.progress import step
@@ -45,7 +45,7 @@ _TITLES: Final = {
 @click.option(
     "--older-than",
     "older_days",
-    type=click.FloatRange(min=0, max=_MAX_DAYS),
+    type=Span(min=0, max=_MAX_DAYS),
     default=30.0,
     show_default=True,
     metavar="DAYS",

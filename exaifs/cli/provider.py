@@ -11,6 +11,7 @@ from exaifs import logs
 from exaifs.cli.command import (
     CONTEXT,
     Session,
+    Span,
     bucket,
     command as define,
     log_level,
@@ -23,6 +24,7 @@ from exaifs.ops.providers import ProviderOps, Pruned, configured, described
 from exaifs.providers.settings import ProvidersConfig
 
 _HOUR_S: Final = 3600
+_MAX_HOURS: Final = 500_000
 _NAME_WIDTH: Final = 12
 _STATE_WIDTH: Final = 10
 _ID_WIDTH: Final = 34
@@ -175,7 +177,7 @@ def forget(session: Session, /, *, name: str, path: str, **flags: Any) -> None:
 @click.option(
     "--older-than",
     "older_h",
-    type=click.FloatRange(min=0),
+    type=Span(min=0, max=_MAX_HOURS),
     default=24.0,
     show_default=True,
     metavar="HOURS",

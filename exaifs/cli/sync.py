@@ -13,7 +13,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from exaifs.cli.command import MOUNTPOINT, Session, command as define, log_level, pass_session
+from exaifs.cli.command import MOUNTPOINT, Session, Span, command as define, log_level, pass_session
 from exaifs.cli.output import complain, note, printable, say
 from exaifs.config import MIB
 from exaifs.ops.status import mount_above
@@ -36,7 +36,7 @@ _NAMED: Final = 10
     "--timeout",
     "timeout_s",
     metavar="SECONDS",
-    type=click.FloatRange(min=0),
+    type=Span(min=0),
     help="Give up after so long.  [as long as it takes]",
 )
 @log_level

@@ -9,7 +9,7 @@ import click
 
 from exaifs import mountpoint as mountpoints
 from exaifs.cache.directory import unsent_in
-from exaifs.cli.command import Session, command as define, log_level, mountpoint, pass_session
+from exaifs.cli.command import Session, Span, command as define, log_level, mountpoint, pass_session
 from exaifs.cli.output import note, say
 from exaifs.processes import cache_directory_of
 
@@ -29,7 +29,7 @@ TIMEOUT_S: Final = 60.0
     "--timeout",
     "timeout_s",
     metavar="SECONDS",
-    type=click.FloatRange(min=0),
+    type=Span(min=0),
     default=TIMEOUT_S,
     show_default=True,
     help="How long to wait for the last uploads.",

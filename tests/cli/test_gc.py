@@ -153,6 +153,7 @@ def test_a_terminal_asks(project: Project, answer: str, code: int) -> None:
 
 def test_problems(fresh_bucket: dict[str, str]) -> None:
     """A wrong flag, a server that is away: one line, and the usual exit codes."""
-    assert exaifs("gc", "--older-than", "-1", env=fresh_bucket).code == 2
+    for days in ("-1", "nan", "inf"):
+        assert exaifs("gc", "--older-than", days, env=fresh_bucket).code == 2
     away = {**fresh_bucket, "SUPABASE_URL": "http://127.0.0.1:9", "EXAIFS_REQUEST_TIMEOUT_S": "0.5"}
     assert exaifs("gc", "--yes", env=away).code == 3

@@ -116,5 +116,7 @@ def test_problems_are_one_line(project: Project, kimi: ProviderServer) -> None:
     assert "no file 'missing'" in project.run("id", "kimi", "missing").complaint
     unknown = project.run("id", "openai", "x")
     assert (unknown.code, "not turned on" in unknown.complaint) == (2, True)
+    for hours in ("-1", "nan", "inf", "1e9"):
+        assert project.run("prune", "kimi", "--older-than", hours).code == 2
     off = exaifs("provider", "list")
     assert (off.code, "EXAIFS_PROVIDERS" in off.complaint) == (2, True)
