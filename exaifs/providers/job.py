@@ -122,7 +122,7 @@ class Worker:
         held = self._held(job, sha256)
         if held is not None and not held.is_ageing(self._clock()):
             # Supabase is not asked: while it is away, a good id stays good.
-            checked = await self._checked(job, held)
+            checked = await self._checked(job, held, sha256)
             if checked is not None:
                 return await self._store(job, sha256, checked)
         rejected: list[StoredId] = []
@@ -131,7 +131,7 @@ class Worker:
                 if stored.is_ageing(self._clock()):
                     rejected.append(stored)
                     continue
-                checked = await self._checked(job, stored)
+                checked = await self._checked(job, stored, sha256)
                 if checked is not None:
                     return await self._store(job, sha256, checked, is_new=checked.id in self._unsaved)
             uploaded = await self._upload(job, sha256, started, tell)
@@ -168,8 +168,11 @@ class Worker:
         fitting = [stored for stored in found if stored.fits(sha256, job.account, job.purpose)]
         return sorted(fitting, key=lambda stored: -(stored.expires_at or float("inf")))
 
-    async def _checked(self, job: Job, stored: StoredId) -> StoredId | None:
-        """Return an id that may be given out; None: the provider has deleted it."""
+    async def _checked(self, job: Job, stored: StoredId, sha256: str) -> StoredId | None:
+        """Return an id that may be given out; None: the provider has deleted it.
+
+        What an earlier design stored names no account: the one that has the file is now known.
+        """
         now = self._clock()
         if not job.refresh and not self.is_due(stored, now):
             return stored
@@ -184,7 +187,8 @@ class Worker:
             self._trust(stored, now)
             return stored
         self._trusted.pop(stored.id, None)
-        return replace(stored, verified_at=now)
+        account, purpose = stored.account or job.account, stored.purpose or job.purpose
+        return replace(stored, verified_at=now, sha256=sha256, account=account, purpose=purpose)
 
     def _trust(self, stored: StoredId, now: float) -> None:
         """Give an id out for a while without asking anybody again."""

@@ -6,6 +6,9 @@ import os
 
 from tests.support.world import World, find, upload_of, write
 
+MADE = {"uploaded_at": "2026-01-01T00:00:00Z"}
+"""What the record of an upload from here has besides."""
+
 
 class ProviderIdContract:
     """Every test states a rule of `exaifs.remote.interface.Catalog`. Subclasses provide `world`."""
@@ -17,7 +20,7 @@ class ProviderIdContract:
         one = await write(world.remote, f"{world.prefix}one", data)
         two = await write(world.remote, f"{world.prefix}two", data)
         assert one.sha256 is not None
-        first = {"id": "f-1", "account": "a", "purpose": "p", "size": 20, "expires_at": None}
+        first = {"id": "f-1", "account": "a", "purpose": "p", "size": 20, "expires_at": None, **MADE}
         answer = await catalog.set_provider_id(one.key, "kimi", first, sha256=one.sha256)
         assert answer.stored
         assert answer.record == await find(world.remote, one.key)
@@ -56,7 +59,7 @@ class ProviderIdContract:
         assert one.sha256 is not None
         assert two.sha256 is not None
         ours, theirs = (f"f-{os.urandom(6).hex()}" for _ in range(2))
-        await catalog.set_provider_id(one.key, "kimi", {"id": ours, "account": "a"}, sha256=one.sha256)
+        await catalog.set_provider_id(one.key, "kimi", {"id": ours, **MADE}, sha256=one.sha256)
         elsewhere = {"id": theirs, "origin": "registered"}
         assert (await catalog.set_provider_id(one.key, "glm", elsewhere, sha256=one.sha256)).stored
         for name, file_id in (("kimi", ours), ("glm", theirs)):
@@ -120,7 +123,7 @@ class ProviderIdContract:
         assert one.sha256 is not None
         for key in (one.key, two.key):
             await catalog.set_provider_id(
-                key, "kimi", {"id": "f-1", "account": account, "size": 20}, sha256=one.sha256
+                key, "kimi", {"id": "f-1", "account": account, "size": 20, **MADE}, sha256=one.sha256
             )
         assert await catalog.unused_provider_files("kimi", account) == ()
         forgotten = await catalog.forget_provider_id(one.key, "kimi")

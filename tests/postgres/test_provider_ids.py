@@ -113,6 +113,32 @@ def test_a_row_without_a_hash_gets_one(project: Project) -> None:
     assert (after["sha256"], after["provider_file_ids"]["kimi"]["id"]) == (DIGEST, "k1")
 
 
+def test_plain_ids_of_an_earlier_design(project: Project) -> None:
+    """An upload gives way to one, an id that is told does not; one found alive is not ours to delete."""
+    for key, held in (("a", "old"), ("b", "no\nid"), ("c", "other")):
+        project.put(key, b"x", upload_of(b"x"))
+        project.admin.execute(
+            "UPDATE file_metadata SET provider_file_ids = jsonb_build_object('kimi', %s::text)"
+            " WHERE supabase_storage_path = %s",
+            (held, key),
+        )
+    made = set_id(project, "a", record_of("k1"))
+    assert (made["stored"], made["current"]) == (False, "old")
+    assert set_id(project, "b", record_of("k2"))["stored"] is True
+    checked = {
+        "id": "old",
+        "account": "a1",
+        "purpose": "file-extract",
+        "verified_at": "2026-01-01T00:00:00Z",
+    }
+    assert set_id(project, "a", checked)["stored"] is True
+    assert set_id(project, "c", record_of("told", origin="registered"))["stored"] is True
+    for key in ("a", "c"):
+        project.rpc("exaifs_forget_provider_id", BUCKET, key, "kimi", "")
+    unused = project.rpc("exaifs_unused_provider_files", "kimi", "a1", 0)["files"]
+    assert [file["id"] for file in unused] == ["k1"]
+
+
 def test_found_by_content(project: Project) -> None:
     """What one file has is found for every file with the same bytes; text of an earlier design too."""
     for key in ("a", "b", "c"):

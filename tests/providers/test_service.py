@@ -722,6 +722,28 @@ async def test_plain_ids_of_an_earlier_design(
         assert await host.listed("a.txt") == {"kimi": made.id.encode()}
         assert (await host.file("a.txt")).provider_file_ids["other"] == "x"
         assert await host.id("b.txt") != "dead"
+        assert kimi.counts["upload"] == 1
+        # It is the id of the account that has it: with another one's key it is none.
+        kimi.keys.add("other-key")
+        providers.key_path.write_text("other-key")
+        assert await host.listed("a.txt") == {}
+        assert await host.id("a.txt") != made.id
+
+
+async def test_plain_ids_that_are_none(
+    kimi: ProviderServer, providers: Providers, supabase: DoubleServer
+) -> None:
+    """What cannot be an id is replaced, by one upload; an operator replaces any."""
+    made = kimi.add("", filename="f", data=DATA, purpose="file-extract", mime_type="text/plain")
+    async with providers.host(supabase.remote()) as host:
+        await host.put("a.txt", DATA)
+        supabase.bucket.rows["a.txt"].provider_file_ids = {"kimi": "line\nbreak"}
+        first = await host.id("a.txt")
+        assert await host.id("a.txt") == first
+        await host.put("b.txt", b"b")
+        supabase.bucket.rows["b.txt"].provider_file_ids = {"kimi": "old"}
+        await host.service.register(await host.file("b.txt"), "kimi", made.id.encode())
+        assert await host.id("b.txt") == made.id
     assert kimi.counts["upload"] == 1
 
 

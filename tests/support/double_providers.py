@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from exaifs.model import ObjectRecord
+from exaifs.providers.records import is_id
 from exaifs.remote.interface import ProviderIdAnswer, ProviderUpload
 from tests.support.double_state import BucketState, StoredRow
 
 
 def _id(record: Any) -> str | None:
     found = record.get("id") if isinstance(record, Mapping) else record
-    return found if isinstance(found, str) and found else None
+    return found if is_id(found) else None
 
 
 def _as_text(seconds: float) -> str:
@@ -49,7 +50,8 @@ class ProviderRows:
     ) -> ProviderIdAnswer:
         """Compare and set."""
         registered = record.get("origin") == "registered"
-        if not registered:
+        is_made = record.get("uploaded_at") is not None and not registered
+        if is_made:
             self._note(provider, record, sha256)
         found = self._row(key, sha256, version)
         if found is None:
@@ -60,7 +62,8 @@ class ProviderRows:
         rivals = [row, *(other for other in self._bucket.rows.values() if other.sha256 == sha256)]
         for rival in rivals:
             held = rival.provider_file_ids.get(provider)
-            if not registered and self._is_good(held, record, expected_id, own=rival is row):
+            counts = not registered and rival is row if isinstance(held, str) else is_made
+            if counts and self._is_good(held, record, expected_id):
                 return ProviderIdAnswer(stored=False, current=held, record=self._bucket.record(key))
         if row.provider_file_ids.get(provider) != record or row.sha256 is None:
             self._bucket.log_row(key)
@@ -95,12 +98,10 @@ class ProviderRows:
         same = [(key, row) for key, row in self._bucket.rows.items() if row.sha256 == sha256]
         return min(same, key=lambda pair: pair[0]) if same else None
 
-    def _is_good(self, held: Any, record: Mapping[str, Any], expected_id: str | None, *, own: bool) -> bool:
+    def _is_good(self, held: Any, record: Mapping[str, Any], expected_id: str | None) -> bool:
         if _id(held) is None or _id(held) in {record["id"], expected_id}:
             return False
-        if isinstance(held, str):
-            return own
-        return (
+        return isinstance(held, str) or (
             held.get("account") == record.get("account")
             and held.get("purpose") == record.get("purpose")
             and (held.get("expires_at") or "9") > _as_text(time.time())

@@ -19,12 +19,14 @@ CREATE INDEX IF NOT EXISTS exaifs_provider_files_id_idx ON public.exaifs_provide
 CREATE OR REPLACE FUNCTION public.exaifs_provider_id(p_record jsonb) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = ''
 AS $$
-    SELECT CASE jsonb_typeof(p_record)
-        WHEN 'object' THEN nullif(p_record ->> 'id', '')
-        WHEN 'string' THEN nullif(p_record #>> '{}', '')
-    END
+    SELECT r.id FROM (
+        SELECT CASE jsonb_typeof(p_record)
+            WHEN 'object' THEN p_record ->> 'id' WHEN 'string' THEN p_record #>> '{}'
+        END AS id
+    ) r WHERE length(r.id) <= 1024 AND r.id COLLATE "C" ~ '^[!-~]([ -~]*[!-~])?$'
 $$;
-COMMENT ON FUNCTION public.exaifs_provider_id(jsonb) IS 'Internal: the id in a provider record of either form.';
+COMMENT ON FUNCTION public.exaifs_provider_id(jsonb) IS
+    'Internal: the id in a provider record of either form; null: none that exaifs takes for one.';
 
 CREATE OR REPLACE FUNCTION public.exaifs_find_provider_ids(p_sha256 text, p_provider text) RETURNS jsonb
 LANGUAGE plpgsql STABLE SECURITY INVOKER SET search_path = '' SET enable_seqscan = off SET jit = off
@@ -63,11 +65,13 @@ DECLARE
     v_hash text;
     v_current jsonb;
     v_other jsonb;
+    -- By an upload from here; else by somebody else, and found alive or told to us.
+    v_is_made boolean := v_record ->> 'uploaded_at' IS NOT NULL AND v_record ->> 'origin' IS DISTINCT FROM 'registered';
 BEGIN
     IF v_id IS NULL OR coalesce(p_sha256, '') !~ '^[0-9a-f]{64}$' OR coalesce(p_provider, '') = '' THEN
         RAISE EXCEPTION 'a provider, a record with an id and a SHA-256 are needed' USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    IF v_record ->> 'origin' IS DISTINCT FROM 'registered' THEN
+    IF v_is_made THEN
         INSERT INTO public.exaifs_provider_files (provider, account, id, sha256, size)
         VALUES (
             p_provider, coalesce(v_record ->> 'account', ''), v_id, p_sha256,
@@ -106,16 +110,18 @@ BEGIN
     END IF;
 
     SELECT m.provider_file_ids -> p_provider INTO v_other FROM public.file_metadata m
-    WHERE m.file_hash = p_sha256 AND v_record ->> 'origin' IS DISTINCT FROM 'registered'
+    WHERE m.file_hash = p_sha256 AND v_is_made
         AND jsonb_typeof(public.exaifs_json_object(m.provider_file_ids) -> p_provider) = 'object'
+        AND public.exaifs_provider_id(m.provider_file_ids -> p_provider) IS NOT NULL
         AND m.provider_file_ids -> p_provider ->> 'account' = v_record ->> 'account'
         AND m.provider_file_ids -> p_provider ->> 'purpose' IS NOT DISTINCT FROM v_record ->> 'purpose'
         AND m.provider_file_ids -> p_provider ->> 'id' NOT IN (v_id, coalesce(p_expected_id, ''))
         AND coalesce(m.provider_file_ids -> p_provider ->> 'expires_at', '9') > v_now
     ORDER BY m.file_id <> v_file, m.file_id LIMIT 1;
-    IF v_other IS NULL AND public.exaifs_provider_id(v_current) IS DISTINCT FROM v_id
+    IF v_other IS NULL AND v_record ->> 'origin' IS DISTINCT FROM 'registered'
+        AND public.exaifs_provider_id(v_current) IS DISTINCT FROM v_id
         AND public.exaifs_provider_id(v_current) IS DISTINCT FROM nullif(p_expected_id, '')
-        AND jsonb_typeof(v_current) = 'string'
+        AND jsonb_typeof(v_current) = 'string' AND public.exaifs_provider_id(v_current) IS NOT NULL
     THEN
         v_other := v_current;
     END IF;
