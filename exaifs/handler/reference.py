@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 import anyio.to_thread
 
 from exaifs import mountpoint
-from exaifs.errors import NotFound
+from exaifs.errors import IsADirectory, NotFound
 from exaifs.handler.handler import UnifiedFileHandler
 
 _FILE_ID = "user.exai.file_id"
@@ -52,6 +53,7 @@ async def file_id_for(
 
     Raises:
         OSError: the file cannot be read.
+        IsADirectory: it is a directory.
         ExaifsError: as `UnifiedFileHandler.upload_file`.
     """
     if handler is None:
@@ -80,9 +82,13 @@ def _look(given: str | Path) -> tuple[Path, str | None]:
 
     Raises:
         OSError: no such file.
+        IsADirectory: a directory, which has no id, with a project or without.
     """
     path = Path(os.path.abspath(given))  # noqa: PTH100 - without following links: names are kept
-    device = path.stat().st_dev
+    found = path.stat()
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectory(f"{path} is a directory; refer to its files one by one")
+    device = found.st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
     if not any(mount.is_ours and mount.device == number for mount in mountpoint.mounts()):
         return path, None

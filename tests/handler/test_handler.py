@@ -19,6 +19,7 @@ from exaifs.errors import (
     ConfigError,
     ExaifsError,
     FileTooLarge,
+    IsADirectory,
     NotFound,
     ReadOnly,
     Unauthorized,
@@ -398,6 +399,9 @@ async def test_not_configured(unconfigured: None, local: Write) -> None:
     assert (reference.path, reference.file_id, reference.is_remote) == (path, None, False)
     with pytest.raises(FileNotFoundError):
         await file_id_for(path.with_name("none"))
+    for directory in (path.parent, ""):
+        with pytest.raises(IsADirectory):
+            await file_id_for(directory)
 
 
 def test_arguments(unconfigured: None) -> None:
