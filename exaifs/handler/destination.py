@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from exaifs.errors import InvalidArgument
+from exaifs.handler.info import DESCRIBED
 from exaifs.handler.texts import checked, texts_of
 from exaifs.names import RESERVED_NAME, child_key, encode_name
 
@@ -68,7 +69,7 @@ def wish_of(metadata: Mapping[str, Any] | None) -> Wish:
     """
     if metadata is not None and not isinstance(metadata, Mapping):
         raise InvalidArgument("metadata are a dictionary of JSON values")
-    given = dict(metadata or {})
+    given = _given(metadata or {})
     path, continuation_id = given.pop("path", None), given.get("continuation_id")
     fields = {"file_type": "user_upload", **given}
     expires_at = given.get("expires_at")
@@ -88,6 +89,19 @@ def wish_of(metadata: Mapping[str, Any] | None) -> Wish:
         except InvalidArgument:
             raise InvalidArgument(f"continuation_id must be one name, not {continuation_id!r}") from None
     return Wish(path, continuation_id, fields, given)
+
+
+def _given(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is said of a file; of what a download told, what was said with uploads, and the path.
+
+    Else a file that is downloaded and uploaded again would keep all that was told of it, each time.
+    """
+    told = metadata.get("metadata")
+    if not isinstance(told, Mapping) or not metadata.keys() >= DESCRIBED:
+        return dict(metadata)
+    theirs = {name: value for name, value in told.items() if name in DESCRIBED}
+    said = {name: value for name, value in metadata.items() if name not in DESCRIBED}
+    return {**theirs, **said, "path": metadata["path"]}
 
 
 def _check_fields(fields: Mapping[str, Any]) -> None:

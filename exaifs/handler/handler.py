@@ -203,7 +203,8 @@ class UnifiedFileHandler:
                 without `path` puts it at uploads/{continuation_id}/{name}; `file_type` is user_upload (if
                 not given), generated or cache. With neither of the first two, files of one name and other
                 bytes are kept apart: files/{start of the SHA-256}/{name}, or generated/…, cache/….
-                After `expires_at`, such as 2026-01-31T12:00:00Z, `exaifs gc` deletes the file.
+                After `expires_at`, such as 2026-01-31T12:00:00Z, `exaifs gc` deletes the file. The metadata
+                of a download may be given as they are, changed or not: they name the same file.
             progress: called with (bytes done, bytes in all), never with less than before, and at the end
                 with both the same. What it raises ends the upload.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -49,6 +49,10 @@ class FileInfo:
             "updated_at": self.updated_at.isoformat(),
             "metadata": dict(self.metadata),
         }
+
+
+DESCRIBED = frozenset(field.name for field in fields(FileInfo))
+"""What `FileInfo.to_dict` says of every file."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,20 @@ async def test_what_was_given_comes_back(service: FileService, local: Write) -> 
     assert metadata["metadata"] == {**given, "file_type": "user_upload"}
 
 
+async def test_what_came_back_may_be_given_again(service: FileService, local: Write) -> None:
+    """Downloaded and uploaded again: the same file, which keeps what was said of it and nothing more."""
+    given = {"continuation_id": "c1", "topic": "tax", "size_bytes": "many"}
+    file_id = await upload(service, local("a.txt", b"abc"), given)
+    for data in (b"abcd", b"abcde"):
+        _, metadata = await service.download_file(file_id)
+        assert await upload(service, local("other.txt", data), {**metadata, "topic": "law"}) == file_id
+    _, metadata = await service.download_file(file_id)
+    assert metadata["metadata"] == {**given, "topic": "law", "file_type": "user_upload"}
+    assert metadata["size_bytes"] == 5
+    copy = await upload(service, local("other.txt", b"abcde"), {**metadata, "path": "copy.txt"})
+    assert (await service.stat(copy)).metadata == metadata["metadata"]
+
+
 @pytest.mark.parametrize(
     ("metadata", "error"),
     [
