@@ -163,6 +163,14 @@ class ProviderHttp:
         return error
 
 
+def _reason(exc: BaseException) -> str:
+    """Say why no connection was made: a name that does not exist, a certificate, nobody who listens."""
+    kind, cause = type(exc).__name__, exc.__cause__ or exc.__context__
+    while not str(exc) and cause is not None:  # httpx says nothing of TLS under trio
+        exc, cause = cause, cause.__cause__ or cause.__context__
+    return f"{kind}: {exc}" if str(exc) else kind
+
+
 @contextmanager
 def _translated(settings: ProviderSettings) -> Iterator[None]:
     """Translate what httpx raises."""
@@ -170,7 +178,7 @@ def _translated(settings: ProviderSettings) -> Iterator[None]:
     try:
         yield
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError) as exc:
-        raise ProviderUnreachable(f"{where}: cannot connect ({type(exc).__name__})") from exc
+        raise ProviderUnreachable(f"{where}: cannot connect ({_reason(exc)})") from exc
     except httpx.LocalProtocolError as exc:
         raise FileChanged(f"{where}: the file had another size than announced") from exc
     except (httpx.HTTPError, httpx.InvalidURL) as exc:

@@ -266,6 +266,11 @@ async def test_broken_connections(start: Start, providers: Providers) -> None:
     async with providers.adapter("openai") as adapter:
         error = await _failing(adapter, sending_to(providers, "openai"))
         assert (error.errno, error.may_have_landed) == (errno.EHOSTUNREACH, False)
+    providers.add("openai", server.url.replace("http:", "https:"))
+    async with providers.adapter("openai") as adapter:
+        error = await _failing(adapter, sending_to(providers, "openai"))
+        assert (error.errno, error.may_have_landed) == (errno.EHOSTUNREACH, False)
+        assert "SSL" in str(error)  # why, not only that
 
 
 class _Breaking:
