@@ -10,10 +10,11 @@ import trio
 import trio.testing
 
 from exaifs.errors import Busy, Stale, Unreachable
-from exaifs.model import AttributeChange
+from exaifs.fs.upstream.invalidation import StaleName
+from exaifs.model import ROOT_INO, AttributeChange
 from exaifs.names import PLACEHOLDER
 from tests.fs.conftest import Mount
-from tests.fs.scenes import kept_aside
+from tests.fs.scenes import kept_aside, told
 from tests.support.descriptors import open_descriptors
 from tests.support.double import DoubleServer
 from tests.support.paths import CALLER, Paths, follow
@@ -218,6 +219,8 @@ async def test_a_directory_renamed_without_hearing_what_is_in_it_is_listed_again
         await paths.create("d/gone", b"1")
         server.bucket.remove(["d/gone"])
         await rename_unheard(server, paths)
+        # It had an error, and would go on finding the directory under the name that it had.
+        assert StaleName(ROOT_INO, "d") in await told(paths)
         await follow(paths)
         assert await paths.ls("e") == []
 

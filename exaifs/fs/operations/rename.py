@@ -279,7 +279,7 @@ class Renamer:
     # -- directories -------------------------------------------------------------------------------
 
     async def _rename_directory(self, source: Inode, target: Inode | None, renamed: Entry) -> None:
-        old, new = source.entry.key, renamed.key
+        before, old, new = source.entry, source.entry.key, renamed.key
         self._check_lengths((entry.key for entry in self._index.below(old)), old, new)
         if target is not None:
             await self._markers.remove(target.entry)
@@ -304,7 +304,14 @@ class Renamer:
         if moved is None:
             self._take_name(source, renamed)
         else:
-            await self._take_on_moved(old, new, moved)
+            try:
+                await self._take_on_moved(old, new, moved)
+            except BaseException:
+                # The kernel takes it that nothing was renamed.
+                self._directories.replaced(before, source.entry)
+                if target is not None:
+                    self._directories.replaced(target.entry, source.entry)
+                raise
         source.change_posix(AttributeChange(), time.time_ns())
         self._table.store(source)
         await self._keep_again(*self._table.below(new))
