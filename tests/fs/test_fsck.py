@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import trio
 
 from exaifs.cache.unsent.conflicts import DIRECTORY, Version, describe, list_conflicts, new_file
 from exaifs.cache.unsent.journalfile import HEADER, LOG_NAME, encode
@@ -247,6 +248,22 @@ async def test_a_damaged_line(unsent: Host, mount: Mount, server: DoubleServer) 
     assert unsent.lost() == {b"named by the damaged line", b"00000000 {nonsense}"}
     await send(server, mount)
     assert server.bucket.objects["d/unsent"].data == DATA
+
+
+async def test_a_damaged_change_of_a_name(host: Host, mount: Mount, server: DoubleServer) -> None:
+    """The next mount, which finds the journal whole, looks whether its names are those of the bucket."""
+    async with mount() as paths:
+        server.online = False
+        await paths.rename("d/seen", "d/moved")
+        damaged = (host.journal / LOG_NAME).read_bytes().replace(b'"op":', b'"oP":')
+    (host.journal / LOG_NAME).write_bytes(damaged)
+    assert "journal_lines_damaged" in await host.problems()
+    assert (await host.check(repair=True)).is_clean
+    server.online = True
+    async with mount() as paths:
+        with trio.fail_after(60):
+            while await paths.ls("d") != ["seen"]:  # noqa: ASYNC110 - no event tells
+                await trio.sleep(0.01)
 
 
 async def test_a_damaged_header(unsent: Host, mount: Mount, server: DoubleServer) -> None:

@@ -237,6 +237,37 @@ async def test_a_damaged_record_costs_only_itself(
         assert len(list((killed.cache / "journal").glob("damaged-*"))) == 1
 
 
+@pytest.mark.parametrize("damage", ["a flipped bit", "no journal"])
+async def test_a_lost_change_of_names_shows_what_the_bucket_has(
+    server: DoubleServer, mount: Mount, killed: Killed, damage: str
+) -> None:
+    """Nobody carries it out any more: the index, which knows it as done, is compared with the bucket."""
+    for key in ("d/a", "gone", f"e/{PLACEHOLDER}", "f/b"):
+        server.bucket.put(key, b"")
+    async with mount() as paths:
+        for directory in ("", "d", "e", "f"):
+            await paths.ls(directory)
+        server.online = False
+        await paths.rename("d/a", "d/moved")
+        await paths.unlink("gone")
+        await paths.rmdir("e")
+        await paths.rename("f", "g")
+        killed.now()
+    if damage == "no journal":
+        killed.log.unlink()
+    else:
+        killed.log.write_bytes(killed.log.read_bytes().replace(b'"op":', b'"oP":'))
+    async with mount("killed") as paths:
+        # As far as is known: nobody answers.
+        assert await paths.ls() == ["d", "g"]
+        await back(server, paths)
+        with trio.fail_after(60):
+            while await paths.ls() != ["d", "e", "f", "gone"]:  # noqa: ASYNC110 - no event tells
+                await trio.sleep(0.01)
+        assert (await paths.ls("d"), await paths.ls("f")) == (["a"], ["b"])
+    assert set(contents(server)) == {"d/a", "gone", f"e/{PLACEHOLDER}", "f/b"}
+
+
 @pytest.mark.parametrize("left", [None, b"", b"exaifs-"])
 async def test_a_journal_that_is_gone_costs_no_bytes(
     server: DoubleServer, mount: Mount, killed: Killed, left: bytes | None

@@ -78,6 +78,9 @@ class Adoption:
             OSError: the staging directory cannot be read.
         """
         intents = self._read(records)
+        if self._lost_records:
+            # The index knows as done what a lost record said, and nobody will do now.
+            self._index.expire_all()
         for intent in intents.values():
             self._index.reserve_ino(intent.entry.ino)
         kept = {intent.entry.ino for intent in intents.values() if isinstance(intent, Put | Mark | Move)}
