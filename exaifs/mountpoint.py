@@ -124,16 +124,23 @@ def resolved(path: Path) -> Path:
 
     Reading a symbolic link asks only the directory it is in, so a link to a mountpoint may be given.
     """
+    return followed(path)[-1]
+
+
+def followed(path: Path) -> list[Path]:
+    """Return where a path leads, symbolic link by symbolic link; the last is what `resolved` returns."""
     absolute = Path(os.path.abspath(path))  # noqa: PTH100 - Path.resolve would stat the mountpoint
     known = {mount.path for mount in mounts()}
-    for _ in range(_MAX_LINKS):
+    steps: list[Path] = []
+    while len(steps) < _MAX_LINKS:
         if absolute in known:
-            return absolute
+            return [*steps, absolute]
         candidate = Path(os.path.realpath(absolute.parent)) / absolute.name
+        steps.append(candidate)
         try:
             target = candidate.readlink()
         except OSError:
-            return candidate
+            return steps
         absolute = Path(os.path.abspath(candidate.parent / target))  # noqa: PTH100 - as above
     raise MountError(f"cannot use {path} as a mountpoint: {os.strerror(errno.ELOOP)}")
 

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, Te
 from exaifs.cli.command import MOUNTPOINT, Session, Span, command as define, log_level, pass_session
 from exaifs.cli.output import complain, note, printable, say
 from exaifs.config import MIB
-from exaifs.ops.status import mount_above
+from exaifs.ops.status import links_above, mount_above
 from exaifs.ops.sync import Left, described, wait
 
 _LINE_EVERY_S: Final = 10.0
@@ -46,15 +46,23 @@ def command(
 ) -> int:
     """Wait until everything written at PATH or below it so far is in Supabase.
 
-    What waits is tried at once, whatever it was waiting for. The exit code is 0 when all of it is in
+    Of a symbolic link, the link itself and what it leads to. What waits is tried at once, whatever it was
+    waiting for. The exit code is 0 when all of it is in
     Supabase, and 1 when some is left (refused for good, or the time was up), or there is no such path.
     Files that programs have open and changed are named; nobody has been told that those are safe.
     """
     session.debug = session.debug or log_level == "debug"
-    directory, inside = mount_above(path)
+    directory, inside = _place(path)
     with _progress() as show:
         left = wait(directory, inside, timeout_s=timeout_s, progress=show)
     return _report(left, directory)
+
+
+def _place(path: Path | None) -> tuple[Path, list[str]]:
+    if path is not None:
+        return links_above(path)
+    directory, inside = mount_above(None)
+    return directory, [inside]
 
 
 def _report(left: Left, directory: Path) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,15 +40,41 @@ def mount_above(path: Path | None) -> tuple[Path, str]:
     """
     absolute = mountpoint.resolved(Path.cwd() if path is None else path)
     ours = {mount.path for mount in mountpoint.mounts() if mount.is_ours}
-    for above in (absolute, *absolute.parents):
-        if above in ours:
-            inside = os.path.relpath(absolute, above)
-            return above, "" if path is None or inside == "." else inside
+    found = _above(absolute, ours)
+    if found is not None:
+        return found[0], "" if path is None else found[1]
     if path is None and len(ours) == 1:
         return ours.pop(), ""
     known = f"Mounted are: {', '.join(sorted(map(str, ours)))}." if ours else "Nothing is mounted here."
     where = f"the working directory {absolute}" if path is None else str(path)
     raise MountError(f"{where} is in no exaifs mount. {known}")
+
+
+def links_above(path: Path) -> tuple[Path, list[str]]:
+    """Do as `mount_above` with a path that may be a symbolic link in a mount, and not only lead to one.
+
+    Returns:
+        The exaifs mount that it leads to, or else the last that it passes; and every path in that on the
+        way, a link before what it leads to.
+
+    Raises:
+        MountError: there is none.
+    """
+    ours = {mount.path for mount in mountpoint.mounts() if mount.is_ours}
+    found = [place for place in (_above(step, ours) for step in mountpoint.followed(path)) if place]
+    if not found:
+        return mount_above(path)[0], []
+    directory = found[-1][0]
+    return directory, [inside for above, inside in found if above == directory]
+
+
+def _above(absolute: Path, ours: Collection[Path]) -> tuple[Path, str] | None:
+    """Return which of these mounts holds a path, and the path in it; '' for the mountpoint itself."""
+    for above in (absolute, *absolute.parents):
+        if above in ours:
+            inside = os.path.relpath(absolute, above)
+            return above, "" if inside == "." else inside
+    return None
 
 
 def read_hidden(directory: Path, name: str, deadline_s: float = DEADLINE_S) -> bytes:

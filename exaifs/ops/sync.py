@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -64,8 +64,34 @@ def described(line: Line) -> str:
     return f"{what}{path}" + (f": {line['problem']}" if line["problem"] else "")
 
 
-def look(directory: Path, inside: str, deadline_s: float = DEADLINE_S) -> Left:
-    """Have a mount try everything now, and return what it has not sent at or below a path.
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What was written when it was first asked what waits; later writes are somebody else's to wait for.
+
+    By the numbers and times of the mount alone: this host's clock may have been set back meanwhile.
+    """
+
+    newest_number: int
+    newest_unix_s: float
+
+    @classmethod
+    def of(cls, left: Left) -> Moment:
+        """Return the moment at which that was left."""
+        lines = left.waiting + left.failed + left.open
+        return cls(
+            max((line["number"] or 0 for line in lines), default=0),
+            max((line["since_unix_s"] or 0.0 for line in lines), default=0.0),
+        )
+
+    def has(self, line: Line) -> bool:
+        """Tell whether that waited, or may have."""
+        if line["number"] is not None:
+            return bool(line["number"] <= self.newest_number)
+        return line["since_unix_s"] is None or bool(line["since_unix_s"] <= self.newest_unix_s)
+
+
+def look(directory: Path, *inside: str, deadline_s: float = DEADLINE_S) -> Left:
+    """Have a mount try everything now, and return what it has not sent at or below some paths.
 
     Args:
         directory: the mountpoint.
@@ -76,7 +102,7 @@ def look(directory: Path, inside: str, deadline_s: float = DEADLINE_S) -> Left:
         MountError: it does not answer.
     """
     lines = [json.loads(line) for line in read_hidden(directory, "sync", deadline_s).splitlines()]
-    lines = [line for line in lines if _concerns(line, inside)]
+    lines = [line for line in lines if any(_concerns(line, path) for path in inside)]
     failed = [line for line in lines if line["state"] == "failed"]
     opened = [line for line in lines if line["state"] == "open"]
     return Left([line for line in lines if line["state"] in {"pending", "uploading"}], failed, opened)
@@ -96,13 +122,14 @@ def _is_at_or_below(path: str, above: str) -> bool:
 
 
 def wait(
-    directory: Path, inside: str, *, timeout_s: float | None, progress: Callable[[Left], None]
+    directory: Path, inside: Sequence[str], *, timeout_s: float | None, progress: Callable[[Left], None]
 ) -> Left:
     """Return once what waits at this moment is sent, or failed for good.
 
     Args:
         directory: the mountpoint.
-        inside: relative to it; '' for everything.
+        inside: relative to it; '' for everything. Of several, the first is what was asked for: a symbolic
+            link, with what it leads to.
         timeout_s: how long at most; None: as long as it takes.
         progress: told again and again what is left.
 
@@ -113,20 +140,19 @@ def wait(
         MountError: the mount does not answer.
         NotFound: there is no such path, and nothing of it waits.
     """
-    started_s = time.time()
     end = None if timeout_s is None else time.monotonic() + timeout_s
     deadline_s = _PATIENCE_S if timeout_s is None else max(DEADLINE_S, min(timeout_s, _PATIENCE_S))
-    newest: int | None = None
+    moment: Moment | None = None
     pace_s = _PACE_S
     while True:
-        left = look(directory, inside, deadline_s)
-        if newest is None:
+        left = look(directory, *inside, deadline_s=deadline_s)
+        if moment is None:
             nothing = not (left.waiting or left.failed or left.open)
-            if nothing and _is_absent(directory, inside, deadline_s):
-                raise NotFound(f"{directory / inside}: no such file or directory, and nothing waits there")
-            newest = max((line["number"] or 0 for line in left.waiting), default=0)
-        # What was written after the start is somebody else's to wait for.
-        left.waiting[:] = [line for line in left.waiting if _is_older(line, started_s, newest)]
+            if nothing and _is_absent(directory, inside[0], deadline_s):
+                missing = directory / inside[0]
+                raise NotFound(f"{missing}: no such file or directory, and nothing waits there")
+            moment = Moment.of(left)
+        left.waiting[:] = [line for line in left.waiting if moment.has(line)]
         progress(left)
         if not left.waiting or (end is not None and time.monotonic() >= end):
             return left
@@ -137,9 +163,3 @@ def wait(
 def _is_absent(directory: Path, inside: str, deadline_s: float) -> bool:
     """Tell whether a path is known not to be there; a mount that hangs cannot hold this up."""
     return ask_child(_IS_THERE, directory / inside, deadline_s) == b"no"
-
-
-def _is_older(line: Line, started_s: float, newest: int) -> bool:
-    if line["number"] is not None:
-        return bool(line["number"] <= newest)
-    return line["since_unix_s"] is None or bool(line["since_unix_s"] <= started_s)

@@ -103,6 +103,34 @@ def test_what_is_open_is_not_waited_for(mount: MountedDaemon, stored: StoredByte
     assert stored("open") == b"x"
 
 
+def test_a_link_is_waited_for_as_well_as_what_it_leads_to(
+    mount: MountedDaemon, gate: Gate, stored: StoredBytes, tmp_path: Path
+) -> None:
+    """That the file is in Supabase says nothing of a link to it; one that leads out of the mount counts."""
+    mount.expected |= AWAY
+    mount.sh("mkdir d; echo x > d/f; ls d")
+    assert exaifs({}, "sync", str(mount.path))[0] == 0
+    gate.close()
+    mount.sh(
+        f"ln -s d/f link; ln -s nowhere dangling; ln -s {tmp_path} out; echo y > d/f; ln -s link second"
+    )
+    for name, waits in [
+        ("link", ["link", "d/f"]),
+        ("second", ["second", "link", "d/f"]),
+        ("dangling", ["dangling"]),
+        ("out", ["out"]),
+    ]:
+        code, output = exaifs({}, "sync", "--timeout", "1", str(mount.path / name))
+        assert (code, f"{len(waits)} not in Supabase yet" in output) == (1, True), output
+    (tmp_path / "outside").symlink_to(mount.path / "link")
+    code, output = exaifs({}, "sync", "--timeout", "1", str(tmp_path / "outside"))
+    assert (code, "2 not in Supabase yet" in output) == (1, True), output
+    gate.open()
+    for name in ("second", "dangling", "out"):
+        assert exaifs({}, "sync", "--timeout", "60", str(mount.path / name))[0] == 0
+    assert (stored("link"), stored("dangling"), stored("d/f")) == (b"d/f", b"nowhere", b"y\n")
+
+
 def test_a_path_that_is_not_there_is_an_error(mount: MountedDaemon) -> None:
     """Else a slip of the pen reads as "everything is in Supabase"; a removal that waits is waited for."""
     mount.sh("mkdir d; echo x > d/f; rm d/f")
