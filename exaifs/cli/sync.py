@@ -48,7 +48,8 @@ def command(
 
     Of a symbolic link, the link itself and what it leads to. What waits is tried at once, whatever it was
     waiting for. The exit code is 0 when all of it is in
-    Supabase, and 1 when some is left (refused for good, or the time was up), or there is no such path.
+    Supabase, and 1 when some is left (refused for good, or the time was up), when some was set aside
+    meanwhile (see `exaifs conflicts`) or given up, or there is no such path.
     Files that programs have open and changed are named; nobody has been told that those are safe.
     """
     session.debug = session.debug or log_level == "debug"
@@ -68,11 +69,14 @@ def _place(path: Path | None) -> tuple[Path, list[str]]:
 def _report(left: Left, directory: Path) -> int:
     for line in left.open[:_NAMED]:
         note(f"open and changed, not waited for: {printable(line['path'])}")
-    for line in (left.waiting + left.failed)[:_NAMED]:
+    for line in (left.lost + left.waiting + left.failed)[:_NAMED]:
         complain(f"not in Supabase: {printable(described(line))}")
     unsent = len(left.waiting) + len(left.failed)
+    if left.lost:
+        say(f"{len(left.lost):,} will not be sent; see exaifs conflicts {directory}, and the log")
     if unsent:
         say(f"{unsent:,} not in Supabase yet, safe on this host; see exaifs status {directory}")
+    if unsent or left.lost:
         return 1
     say("everything is in Supabase")
     return 0

@@ -19,6 +19,7 @@ from exaifs.fs.report.waiting import WaitingList
 from exaifs.fs.sending.adoption import Adoption
 from exaifs.fs.sending.conflicts import Conflicts
 from exaifs.fs.sending.contest import WritePolicy
+from exaifs.fs.sending.losses import Losses
 from exaifs.fs.sending.publish import Publisher
 from exaifs.fs.sending.replay import Replayer
 from exaifs.fs.sending.sender import Sender
@@ -58,7 +59,8 @@ class WritePath:
         self._staging = cache_directory / STAGING
         self.limit = SizeLimit(core.index, self._allow_more)
         self.keeper = Keeper(core.changes.outbox)
-        self.conflicts = Conflicts(cache_directory / CONFLICTS, core.contents)
+        losses = Losses()
+        self.conflicts = Conflicts(cache_directory / CONFLICTS, core.contents, losses)
         self.publisher = Publisher(
             core,
             self.keeper,
@@ -70,8 +72,8 @@ class WritePath:
         )
         self.writer = Writer(core, self.publisher, self._staging)
         replayer = Replayer(core, directories, self.conflicts, self.keeper, on_change)
-        self.sender = Sender(core, self.publisher, replayer, delay_s=config.write_back_s)
-        self.waiting = WaitingList(core, self.sender)
+        self.sender = Sender(core, self.publisher, replayer, losses, delay_s=config.write_back_s)
+        self.waiting = WaitingList(core, self.sender, losses)
         self._hurried_at = -math.inf
 
     def sync_now(self) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,11 +40,13 @@ class Left:
         waiting: what is safe on this host and will be sent.
         failed: what was refused for good, or could not even be kept.
         open: what programs have open and changed; nobody was told that it is safe.
+        lost: what will not be sent: bytes that were set aside, changes that were given up.
     """
 
     waiting: list[Line]
     failed: list[Line]
     open: list[Line]
+    lost: list[Line] = field(default_factory=list)
 
     @property
     def problem(self) -> str | None:
@@ -73,6 +75,7 @@ class Moment:
 
     newest_number: int
     newest_unix_s: float
+    newest_loss: int
 
     @classmethod
     def of(cls, left: Left) -> Moment:
@@ -81,6 +84,7 @@ class Moment:
         return cls(
             max((line["number"] or 0 for line in lines), default=0),
             max((line["since_unix_s"] or 0.0 for line in lines), default=0.0),
+            max((line["number"] for line in left.lost), default=0),
         )
 
     def has(self, line: Line) -> bool:
@@ -105,7 +109,8 @@ def look(directory: Path, *inside: str, deadline_s: float = DEADLINE_S) -> Left:
     lines = [line for line in lines if any(_concerns(line, path) for path in inside)]
     failed = [line for line in lines if line["state"] == "failed"]
     opened = [line for line in lines if line["state"] == "open"]
-    return Left([line for line in lines if line["state"] in {"pending", "uploading"}], failed, opened)
+    lost = [line for line in lines if line["state"] == "lost"]
+    return Left([line for line in lines if line["state"] in {"pending", "uploading"}], failed, opened, lost)
 
 
 def _concerns(line: Line, inside: str) -> bool:
@@ -134,7 +139,7 @@ def wait(
         progress: told again and again what is left.
 
     Returns:
-        What is left of it.
+        What is left of it, or was lost meanwhile.
 
     Raises:
         MountError: the mount does not answer.
@@ -153,6 +158,7 @@ def wait(
                 raise NotFound(f"{missing}: no such file or directory, and nothing waits there")
             moment = Moment.of(left)
         left.waiting[:] = [line for line in left.waiting if moment.has(line)]
+        left.lost[:] = [line for line in left.lost if line["number"] > moment.newest_loss]
         progress(left)
         if not left.waiting or (end is not None and time.monotonic() >= end):
             return left

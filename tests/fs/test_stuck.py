@@ -123,6 +123,8 @@ async def test_a_file_that_cannot_be_kept_is_not_replaced(
         queue = paths.fs.status().queue
         assert (queue.changes_waiting, queue.changes_given_up) == (0, 1)
         assert "move a to b" in str(queue.change_problem)
+        (lost,) = paths.fs.writes.waiting  # who waits for it is told
+        assert (lost.state, lost.what, lost.source, lost.path) == ("lost", "move", "a", "b")
         await paths.rename("a", "c")
         assert contents(server) == {"c": b"ours", "b": b"theirs"}
 

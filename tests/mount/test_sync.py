@@ -13,7 +13,7 @@ import pytest
 
 from tests.mount.conftest import StoredBytes, exaifs, exaifs_mount
 from tests.support.gate import Gate
-from tests.support.mounts import AWAY, MountedDaemon, within
+from tests.support.mounts import AWAY, MountedDaemon, status_of, within
 
 pytestmark = [pytest.mark.mount, pytest.mark.embedded]
 
@@ -101,6 +101,24 @@ def test_what_is_open_is_not_waited_for(mount: MountedDaemon, stored: StoredByte
             holder.wait(120)
     assert exaifs({}, "sync", str(mount.path))[0] == 0
     assert stored("open") == b"x"
+
+
+def test_what_is_set_aside_meanwhile_is_not_called_sent(mount: MountedDaemon, stored: StoredBytes) -> None:
+    """Unsent bytes that the disk damaged become a conflict: exit code 1, with its id."""
+    mount.expected |= {"conflict: bytes are kept aside; see `exaifs conflicts`", "not sent yet"}
+    mount.sh("mkdir d e; echo whole > e/f; echo damaged > d/f")
+    cache = Path(status_of(mount)["mount"]["cache_directory"])
+    (staged,) = (path for path in (cache / "staging").glob("*.data") if path.read_bytes() == b"damaged\n")
+    staged.write_bytes(b"d_maged\n")
+    code, output = exaifs({}, "sync", str(mount.path / "d"))
+    assert (code, "not in Supabase: d/f" in output, "1 will not be sent" in output) == (1, True, True), (
+        output
+    )
+    assert "everything is in Supabase" not in output
+    (conflict,) = json.loads(exaifs({}, "conflicts", "--json", str(mount.path))[1])["conflicts"]
+    assert conflict["id"] in output
+    assert exaifs({}, "sync", str(mount.path))[0] == 0
+    assert (stored("d/f"), stored("e/f")) == (None, b"whole\n")
 
 
 def test_a_link_is_waited_for_as_well_as_what_it_leads_to(

@@ -29,3 +29,9 @@ def test_what_was_open_at_the_first_look_is_waited_for_once_closed() -> None:
     assert moment.has(line(since_unix_s=7.0))
     assert not moment.has(line(since_unix_s=8.0))
     assert not moment.has(line(1))
+
+
+def test_what_was_lost_before_is_not_told_again() -> None:
+    """Only what was set aside or given up since the first look keeps a wait from ending well."""
+    assert Moment.of(Left([], [], [], [line(2), line(5)])).newest_loss == 5
+    assert Moment.of(Left([line(9)], [], [])).newest_loss == 0

@@ -9,13 +9,14 @@ from typing import Literal
 
 from exaifs.cache.unsent.intents import Move
 from exaifs.fs.core import Core
+from exaifs.fs.sending.losses import Losses
 from exaifs.fs.sending.sender import Sender
 from exaifs.fs.tables.inodes import Inode
 from exaifs.names import path_of
 
 _NS = 1e9
 
-State = Literal["open", "pending", "uploading", "failed"]
+State = Literal["open", "pending", "uploading", "failed", "lost"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +27,12 @@ class Waiting:
         path: relative to the mount.
         what: `file`, or the change: `remove`, `move`, `mark` or `unmark` (a directory), `patch`.
         state: `open`: a program has it open and changed; `pending`: safe here, to be sent; `uploading`:
-            being sent; `failed`: refused for good, or not safe here.
+            being sent; `failed`: refused for good, or not safe here; `lost`: does not wait any more, bytes
+            were set aside or a change given up, since the start.
         size_bytes: of a file, 0 of a change.
         since_unix_s: since when, of a file.
         source: of a move: where from.
-        number: of a change: they are carried out in this order.
+        number: of a change: they are carried out in this order; of what is lost: counted by itself.
         problem: why the last attempt failed.
     """
 
@@ -50,12 +52,14 @@ class WaitingList:
     Args:
         core: inodes and outbox.
         sender: knows why operations wait.
+        losses: what does not wait any more.
     """
 
-    def __init__(self, core: Core, sender: Sender) -> None:
+    def __init__(self, core: Core, sender: Sender, losses: Losses) -> None:
         self._table = core.table
         self._outbox = core.changes.outbox
         self._sender = sender
+        self._losses = losses
 
     def __iter__(self) -> Iterator[Waiting]:
         for number, operation in self._outbox.operations.items():
@@ -71,6 +75,10 @@ class WaitingList:
         for inode in self._table:
             if inode.dirty:
                 yield _file(inode)
+        for loss in self._losses:
+            yield Waiting(
+                loss.path, loss.what, "lost", source=loss.source, number=loss.number, problem=loss.problem
+            )
 
     def to_bytes(self) -> bytes:
         """Return a JSON object a line; ASCII, so that any name survives."""

@@ -22,6 +22,7 @@ from exaifs.cache.unsent.conflicts import (
 )
 from exaifs.cache.unsent.intents import Move, Remove
 from exaifs.errors import ExaifsError, IntegrityError, Stale
+from exaifs.fs.sending.losses import Losses
 from exaifs.fs.staged.staging import Staged
 from exaifs.model import ObjectRecord
 from exaifs.names import path_of
@@ -35,11 +36,13 @@ class Conflicts:
     Args:
         directory: `conflicts/` of the cache directory.
         contents: fetches what another host wrote.
+        losses: told of bytes of this host that will not be sent.
     """
 
-    def __init__(self, directory: Path, contents: ContentStore) -> None:
+    def __init__(self, directory: Path, contents: ContentStore, losses: Losses) -> None:
         self._directory = directory
         self._contents = contents
+        self._losses = losses
         self.seen = 0
         """Since the start; also those of which nothing had to be kept."""
 
@@ -60,8 +63,10 @@ class Conflicts:
         Raises:
             ExaifsError: the disk refuses; the staged file is as it was.
         """
-        await self._keep(staged, key, reason, winner, os.link)
+        conflict = await self._keep(staged, key, reason, winner, os.link)
         staged.close()
+        if conflict.path is not None:
+            self._losses.note(conflict.path, "file", f"{reason}; kept as the conflict {conflict.id}")
 
     async def keep_copy(self, staged: Staged, key: str, reason: str, winner: ObjectRecord) -> None:
         """Keep a copy of a staged file's bytes aside, which goes on being one.
@@ -78,7 +83,7 @@ class Conflicts:
         reason: str,
         winner: ObjectRecord | None,
         take: Callable[[Path, Path], object],
-    ) -> None:
+    ) -> Conflict:
         data = new_file(self._directory)
         kept = Version(staged.size_bytes, staged.known_sha256, staged.closed_ns or None, this_host())
 
@@ -98,6 +103,7 @@ class Conflicts:
             data.unlink(missing_ok=True)  # the staged file has them still, for the next attempt
             raise ExaifsError(f"the bytes that lost a conflict cannot be kept: {exc}") from exc
         self._tell(conflict)
+        return conflict
 
     async def keep_replaced(self, move: Move, there: ObjectRecord | None) -> None:
         """Keep what a rename is about to replace, unless that was replaced here, or is a copy of ours.

@@ -20,6 +20,7 @@ from exaifs.cache.unsent.intents import Move, Operation
 from exaifs.errors import ExaifsError
 from exaifs.fs.contact import is_away, jittered
 from exaifs.fs.core import Core
+from exaifs.fs.sending.losses import Losses
 from exaifs.fs.sending.publish import Publisher
 from exaifs.fs.sending.replay import Replayer
 from exaifs.fs.tables.inodes import Inode
@@ -57,15 +58,19 @@ class Sender:
         core: inodes, outbox, contact.
         publisher: sends staged files.
         replayer: carries out operations.
+        losses: told of those that are given up.
         delay_s: how long a file rests after a close in mode `back`, or an fsync, before it is sent.
     """
 
-    def __init__(self, core: Core, publisher: Publisher, replayer: Replayer, *, delay_s: float) -> None:
+    def __init__(
+        self, core: Core, publisher: Publisher, replayer: Replayer, losses: Losses, *, delay_s: float
+    ) -> None:
         self._table = core.table
         self._outbox = core.changes.outbox
         self._contact = core.contact
         self._publisher = publisher
         self._replayer = replayer
+        self._losses = losses
         self._delay_s = delay_s
         # Mutable state, changed without an await.
         self._news = trio.Event()
@@ -244,6 +249,9 @@ class Sender:
             await self._replayer.give_up(number, operation, exc)
             self.given_up += 1
             self._last_given_up = f"{_described(operation)}: {exc}"
+            source = path_of(operation.source) if isinstance(operation, Move) else None
+            what = type(operation).__name__.lower()
+            self._losses.note(path_of(operation.entry.key), what, f"given up: {exc}", source)
         else:
             self._worked(sent=True)
 
