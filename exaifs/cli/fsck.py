@@ -104,11 +104,12 @@ def _check_place(report_file: Path) -> None:
 
 
 def _advised(problem: RemoteError, config: Config) -> ExaifsError:
-    what, advice = explain(problem, config)
-    if isinstance(problem, BucketMissing):
-        what, advice = str(problem), f"Run `exaifs init --apply --bucket {config.bucket}`."
+    # A missing bucket says what to do by itself, and of the bucket that was named.
+    said = (
+        str(problem) if isinstance(problem, BucketMissing) else "{}. {}".format(*explain(problem, config))
+    )
     kind = type(problem) if isinstance(problem, Unreachable | Unauthorized | Busy) else ExaifsError
-    return kind(f"the bucket was not checked to its end: {what}. {advice}")
+    return kind(f"the bucket was not checked to its end: {said}")
 
 
 class _Bar(Progress):
@@ -156,7 +157,7 @@ def _show(report: Report, session: Session) -> None:
         note(f"mounted at {report.mounted_at}: what this host has was looked at, and is not changed")
     left, repaired = len(report.problems), len(report.repaired)
     notes = sum(finding.severity == "note" for finding in report.findings)
-    words = "clean" if not left else _number(left, "problem")
+    words = _number(left, "problem") if left else "clean" if report.is_clean else "no problems so far"
     if report.repair:
         words = f"{repaired:,} repaired, " + (
             f"{_number(left, 'problem')} left" if left else "nothing left"

@@ -275,5 +275,9 @@ def test_supabase_away(stranger: Stranger, tmp_path: Path) -> None:
     assert result.json["bucket_checked"] is False
     assert result.json["clean"] is False
     assert "was not checked to its end" in result.stderr
+    told = exaifs("fsck", env={**env, "EXAIFS_REQUEST_TIMEOUT_S": "1"})
+    assert (told.code, "clean" in told.stdout, "no problems so far" in told.stdout) == (3, False, True), (
+        told
+    )
     page = stranger.answering(200, "text/html", b"<h1>hello</h1>")
     assert exaifs("fsck", env={**env, "SUPABASE_URL": page}).code == 3
