@@ -152,11 +152,6 @@ class IndexFile:
             connection.execute("DELETE FROM entries WHERE parent = ?", (prefix,))
             connection.execute("DELETE FROM loaded WHERE prefix = ?", (prefix,))
 
-    def expire_all(self) -> None:
-        """Have the next mount list every directory again; until then it shows what is known."""
-        with self._opened(write=True) as connection:
-            connection.execute("UPDATE loaded SET loaded_at_ns = 0")
-
     def pending(self, kept: Collection[int]) -> list[PendingName]:
         """Return the names that are not in the bucket, but for those with these inode numbers."""
         with self._opened() as connection:

@@ -17,7 +17,6 @@ from typing import Final
 
 import anyio
 
-from exaifs.cache.inspection import IndexFile
 from exaifs.cache.localfile import copy_contents, create, sha256_of_file
 from exaifs.cache.unsent.intents import Intent, Mark, Put, from_record, keys_of
 from exaifs.cache.unsent.journal import open_journal, sync_directory
@@ -94,13 +93,7 @@ def read_state(cache_directory: Path) -> JournalState:
 
 
 async def check_journal(
-    cache_directory: Path,
-    state: JournalState,
-    report: Report,
-    progress: Progress,
-    *,
-    index: IndexFile | None,
-    mounted: bool,
+    cache_directory: Path, state: JournalState, report: Report, progress: Progress, *, mounted: bool
 ) -> AsyncIterator[Finding]:
     """Compare records and staged files.
 
@@ -112,7 +105,6 @@ async def check_journal(
         state: of its journal.
         report: has the contents that may stand in for staged files.
         progress: told of it.
-        index: knows as done what the records say; None where it is rebuilt anyway.
         mounted: a daemon appends to the journal, and has open files staged without a record.
     """
     directory = cache_directory / JOURNAL
@@ -127,7 +119,7 @@ async def check_journal(
         for path in _orphans(cache_directory, state):
             yield _orphan(cache_directory, path)
     if state.loaded.damaged:
-        yield _damaged_lines(directory, len(state.loaded.damaged), index)
+        yield _damaged_lines(directory, len(state.loaded.damaged))
     for number, (_record, reason) in state.unknown.items():
         yield _not_understood(directory, number, reason)
     for number, put in state.puts.items():
@@ -254,11 +246,8 @@ async def _drop_record(cache_directory: Path, number: int) -> None:
 # -- the file ------------------------------------------------------------------------------------------
 
 
-def _damaged_lines(directory: Path, number: int, index: IndexFile | None) -> Finding:
+def _damaged_lines(directory: Path, number: int) -> Finding:
     async def mend() -> str:
-        if index is not None:
-            # First: the next mount, which finds the journal whole, would not know that it has to.
-            await anyio.to_thread.run_sync(index.expire_all)
         try:
             journal, _records = await anyio.to_thread.run_sync(open_journal, directory)
         except JournalError as exc:

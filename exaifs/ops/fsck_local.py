@@ -66,9 +66,7 @@ class LocalCheck:
             await self._contents(Place(self._directory, index, mounted))
             await self._clients(stack)
             state = read_state(self._directory)
-            findings = check_journal(
-                self._directory, state, report, self._progress, index=index, mounted=mounted
-            )
+            findings = check_journal(self._directory, state, report, self._progress, mounted=mounted)
             await self._take("journal", findings, in_use=mounted)
             state = read_state(self._directory)
             for key in state.keys:

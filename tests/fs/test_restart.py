@@ -11,6 +11,7 @@ import trio
 import trio.testing
 from structlog.testing import capture_logs
 
+from exaifs.cache.unsent.journal import open_journal
 from exaifs.errors import Unreachable
 from exaifs.model import AttributeChange
 from exaifs.names import PLACEHOLDER
@@ -238,6 +239,37 @@ async def test_a_damaged_record_costs_only_itself(
 
 
 @pytest.mark.parametrize("damage", ["a flipped bit", "no journal"])
+async def test_a_second_kill_before_lost_records_were_looked_at_costs_no_bytes(
+    server: DoubleServer, mount: Mount, killed: Killed, damage: str
+) -> None:
+    """The journal is whole again as soon as it is opened; what it lost is not forgotten by that."""
+    server.bucket.put("d/a", b"")
+    async with mount() as paths:
+        await paths.ls("d")
+        server.online = False
+        await paths.create("f", b"acknowledged")
+        await paths.rename("d/a", "d/moved")
+        killed.now()
+    if damage == "no journal":
+        killed.log.unlink()
+    else:
+        killed.log.write_bytes(killed.log.read_bytes().replace(b'"op":', b'"oP":'))
+    journal, records = open_journal(killed.log.parent)
+    assert records == {}
+    journal.close()  # killed
+    async with mount("killed") as paths:
+        await back(server, paths)
+        assert killed.kept() == [b"acknowledged"]
+        with trio.fail_after(60):
+            while await paths.ls("d") != ["a"]:  # noqa: ASYNC110 - no event tells
+                await trio.sleep(0.01)
+    assert killed.staged == []
+    journal, _records = open_journal(killed.log.parent)
+    journal.close()
+    assert not journal.lost_records, "the next run trusts the journal"
+
+
+@pytest.mark.parametrize("damage", ["a flipped bit", "no journal"])
 async def test_a_lost_change_of_names_shows_what_the_bucket_has(
     server: DoubleServer, mount: Mount, killed: Killed, damage: str
 ) -> None:
@@ -286,6 +318,30 @@ async def test_a_journal_that_is_gone_costs_no_bytes(
         assert contents(server) == {}
         assert killed.kept() == [b"acknowledged"]
         assert killed.staged == []
+
+
+async def test_bytes_without_a_record_that_cannot_be_set_aside_are_tried_again(
+    mount: Mount, killed: Killed
+) -> None:
+    """Each run after records were lost tries to, however whole the journal is by then; none drops them."""
+    async with mount() as paths:
+        await paths.ls()
+        killed.now()
+    killed.log.unlink()
+    bad = killed.cache / "staging" / "bad.data"
+    bad.symlink_to(bad)
+    for _run in range(2):
+        async with mount("killed") as paths:
+            assert await paths.ls() == []
+        assert bad.is_symlink()
+    bad.unlink()
+    bad.write_bytes(b"acknowledged")
+    async with mount("killed") as paths:
+        assert killed.kept() == [b"acknowledged"]
+    (killed.cache / "staging" / "never closed.data").write_bytes(b"x")
+    async with mount("killed") as paths:
+        assert await paths.ls() == []
+    assert killed.kept() == [b"acknowledged"]
 
 
 async def test_the_journal_is_empty_when_all_was_sent(

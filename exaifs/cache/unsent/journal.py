@@ -25,6 +25,9 @@ from exaifs.cache.unsent.journalfile import HEADER, LOG_NAME, Loaded, Record, co
 from exaifs.cache.unsent.reserve import Reserve
 from exaifs.errors import ExaifsError, NoSpace
 
+DOUBT_NAME = "doubt"
+"""A file that is there from when records are found lost until what they were about has been looked at."""
+
 _RESERVE_NAME = "reserve"
 _RESERVE_BYTES = 512 * 1024
 """Kept free for the moment when the disk is full."""
@@ -58,11 +61,11 @@ class Journal:
     """
 
     def __init__(self, directory: Path, loaded: Loaded, health: DiskHealth) -> None:
-        self.damaged = tuple(loaded.damaged)
-        """Files with damaged records of an earlier run."""
-        self.was_missing = loaded.size_bytes < len(HEADER)
-        """Whether there was no file, not even the beginning of one: a run makes it before anything else."""
         self._directory = directory
+        self._doubt = directory / DOUBT_NAME
+        # A run makes the file before anything else: without even its beginning, somebody took it away.
+        self.lost_records = bool(loaded.damaged) or loaded.size_bytes < len(HEADER) or self._doubt.exists()
+        """Whether there may have been records that could not be read, by this run or one before `trust`."""
         self._health = health
         self._threads = Threads(1)
         self._writing = anyio.Lock()
@@ -119,6 +122,10 @@ class Journal:
         if step.error is not None:
             raise step.error
         return numbers
+
+    def trust(self) -> None:
+        """What lost records may have been about is in order: the next run need not look again."""
+        unlink_quietly(self._doubt)
 
     def forget(self, numbers: Iterable[int]) -> None:
         """Do with records; that is written with the next step, or by `sync`."""
@@ -266,6 +273,10 @@ class Journal:
         Raises:
             OSError: the disk refuses.
         """
+        if self.lost_records:
+            # Before the file looks whole: who is killed now has looked at nothing yet.
+            self._doubt.touch(mode=0o600)
+            sync_directory(self._directory)
         self._write(())
 
 

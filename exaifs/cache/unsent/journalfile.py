@@ -11,6 +11,7 @@ damage: it is copied aside and named, and the lines beside it count, also where 
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 import zlib
@@ -176,7 +177,10 @@ def _set_aside(line: bytes, aside: Path | None, loaded: Loaded) -> None:
         loaded.damaged.append(Path(f"{LOG_NAME} (line {len(loaded.damaged) + 1} of the damaged)"))
         return
     path = aside / f"damaged-{time.time_ns()}-{len(loaded.damaged)}"
-    path.write_bytes(line)
+    with path.open("wb") as file:
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())  # its name, with that of the journal's new file
     loaded.damaged.append(path)
     _log.error(
         "a record of the journal is damaged; it is kept aside and not carried out", kept_as=str(path)

@@ -95,7 +95,8 @@ class Adoption:
         self._give_free_names(intents.values())
         self._outbox.discard_records(self._useless)
         await self._outbox.sync()
-        await self._keep_orphans(self._unread | {put.staged for _number, put in self._adopted.values()})
+        if await self._keep_orphans(self._unread | {put.staged for _number, put in self._adopted.values()}):
+            self._outbox.trust_records()
         return len(self._adopted) + len(self._outbox.operations)
 
     def _read(self, records: Mapping[int, Record]) -> dict[int, Intent]:
@@ -301,8 +302,12 @@ class Adoption:
 
     # -- files without a record --------------------------------------------------------------------
 
-    async def _keep_orphans(self, adopted: set[str]) -> None:
-        """Drop staged files that no record names: they were never acknowledged, if no record is lost."""
+    async def _keep_orphans(self, adopted: set[str]) -> bool:
+        """Drop staged files that no record names: they were never acknowledged, if no record is lost.
+
+        Else they are set aside. Returns whether all of them could be.
+        """
+        kept_all = True
         for path in self._staging.glob(f"*{MEMORY_SUFFIX}"):
             if path.with_suffix(".data").name not in adopted:
                 path.unlink(missing_ok=True)
@@ -319,9 +324,11 @@ class Adoption:
                 )
                 described.unlink(missing_ok=True)
             except (ExaifsError, OSError) as exc:
+                kept_all = False
                 _log.error(
                     "unsent bytes without a record stay where they are", file=str(path), reason=str(exc)
                 )
+        return kept_all
 
 
 def _key_in(path: Path) -> str | None:

@@ -80,7 +80,11 @@ class Outbox:
     @property
     def lost_records(self) -> bool:
         """Whether there may have been records at the start that could not be read."""
-        return bool(self._journal.damaged) or self._journal.was_missing
+        return self._journal.lost_records
+
+    def trust_records(self) -> None:
+        """What lost ones may have been about has been looked at."""
+        self._journal.trust()
 
     def on_news(self, act: Callable[[], None]) -> None:
         """Have something called whenever there is more to carry out."""
