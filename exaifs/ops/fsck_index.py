@@ -44,21 +44,22 @@ def _damaged(index: IndexFile, problem: str) -> Finding:
 
 
 async def check_names(
-    index: IndexFile, report: Report, recorded: Collection[int], *, mounted: bool
+    index: IndexFile, report: Report, recorded: Collection[int] | None, *, mounted: bool
 ) -> AsyncIterator[Finding]:
     """Look for names that belong to nothing.
 
     Args:
         index: of the mount.
         report: has the keys that the journal knows.
-        recorded: inode numbers of files and directories that the journal has records of.
-        mounted: names of open files are pending, with nothing in the journal yet.
+        recorded: inode numbers of files and directories that the journal has records of; None: not known,
+            as names of open files are pending with nothing in the journal yet, or as it cannot be read.
+        mounted: a daemon changes the index meanwhile.
 
     Raises:
         ExaifsError: the index cannot be read.
     """
     report.checked["names"] += await anyio.to_thread.run_sync(index.count_entries)
-    if not mounted:
+    if recorded is not None:
         for name in index.pending(recorded):
             yield _never_closed(index, name)
     lost = await anyio.to_thread.run_sync(index.lost_prefixes)

@@ -72,7 +72,8 @@ class LocalCheck:
             for key in state.keys:
                 report.unsent.add(key)
             if index is not None:
-                names = check_names(index, report, state.inos, mounted=mounted)
+                known = None if mounted or state.problem is not None else state.inos
+                names = check_names(index, report, known, mounted=mounted)
                 await self._take("index", names, in_use=mounted)
             kept = check_conflicts(self._directory, report, self._progress, mounted=mounted)
             await self._take("conflicts", kept, in_use=mounted)
