@@ -145,7 +145,7 @@ class Kernel:
         raise Exists(f"{name!r} exists")
 
     def closed(self, ino: Ino) -> None:
-        """Count a handle that was released."""
+        """Count a handle that was released, or a call that has ended."""
         self._opens[ino] -= 1
         self._forget_unused(ino)
 
@@ -237,9 +237,14 @@ class Kernel:
         await self.again(old, call)
 
     async def call_ino(self, path: str, call: Callable[[Ino], Awaitable[T]]) -> T:
-        """Do something with what a path stands for."""
+        """Do something with what a path stands for; it is not forgotten before that is done."""
 
         async def act() -> T:
-            return await call(await self.walk(path))
+            ino = await self.walk(path)
+            self._opens[ino] += 1
+            try:
+                return await call(ino)
+            finally:
+                self.closed(ino)
 
         return await self.again(path, act)
