@@ -212,6 +212,7 @@ class Play:
             await self._close_all(actor)
             self._replace_bases(actor)
             await actor.kernel.fs.drain(60.0)
+            self._forget_sent(actor)
         try:
             await settle(self.server, actor.kernel.fs)
         except AWAY:
@@ -282,6 +283,14 @@ class Play:
         """What was written and not closed may be sent, in place of what was there."""
         for bases in actor.unsent.values():
             self.ledger.release(*bases)
+
+    def _forget_sent(self, actor: Actor) -> None:
+        """What was sent after a close that failed is unsent no more; nobody was told that it is safe."""
+        table = actor.kernel.fs.core.table
+        for ino in list(actor.unsent):
+            inode = table.live(ino)
+            if inode is None or not inode.dirty:
+                del actor.unsent[ino]
 
     def _forgive_unseen(self, path: str) -> None:
         """A name that is new here may replace one that another host made since: the README says so."""
