@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 
 import pytest
 
@@ -133,6 +134,24 @@ async def test_clashes_end_by_what_is_done_here(server: DoubleServer, mount: Mou
         await paths.rmdir("v")
         assert await paths.ls() == ["t", "v"]
         assert await paths.read("v") == b"late"
+
+
+async def test_a_file_that_was_open_under_a_marked_name_has_the_plain_one(
+    server: DoubleServer, mount: Mount
+) -> None:
+    """Another host has replaced the object and removed the folder before the close."""
+    for key, data in GROUP.items():
+        server.bucket.put(key, data)
+    async with mount() as paths:
+        assert await paths.ls() == ["t", "t (object)"]
+        async with paths.open("t (object)", os.O_RDWR) as handle:
+            await paths.fs.files.write(handle, 0, b"ours, longer")
+            server.bucket.put("t", b"theirs")
+            server.bucket.remove(["t/x"])
+            await follow(paths)
+            assert await paths.ls() == ["t"]
+        assert await paths.ls() == ["t"]
+        assert await paths.read("t") == server.bucket.objects["t"].data == b"ours, longer"
 
 
 async def test_a_marked_object_can_be_changed_and_replaced(server: DoubleServer, mount: Mount) -> None:

@@ -17,6 +17,7 @@ import trio
 
 from exaifs.cache.names.entries import own_write
 from exaifs.cache.names.merge import Difference, show_directory
+from exaifs.cache.names.naming import plain_name, reclaim
 from exaifs.errors import (
     Busy,
     ExaifsError,
@@ -266,6 +267,11 @@ class Publisher:
         self._table.store(inode)
         if there is not None and there.ino != inode.ino:
             self._on_change(Difference(removed=[there], added=[entry]))
+        if entry.name != (name := plain_name(entry)):
+            # Who took that from it may have left it to the file that was there in between.
+            difference = Difference()
+            difference.moved(reclaim(self._index, entry.parent, name))
+            self._on_change(difference)
         _log.debug("published", path=path_of(entry.key), size_bytes=record.size_bytes, ino=inode.ino)
 
     async def settle(self, inode: Inode) -> None:
