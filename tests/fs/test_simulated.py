@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from exaifs.errors import Busy, Stale, Unreachable
+from exaifs.errors import Busy, NotFound, Stale, Unreachable
 from exaifs.fs.upstream.invalidation import StaleName
 from exaifs.model import ROOT_INO, AttributeChange
 from exaifs.names import PLACEHOLDER
@@ -223,6 +223,25 @@ async def test_a_directory_renamed_without_hearing_what_is_in_it_is_listed_again
         assert StaleName(ROOT_INO, "d") in await told(paths)
         await follow(paths)
         assert await paths.ls("e") == []
+
+
+async def test_a_directory_that_was_to_be_replaced_leaves_its_name(
+    server: DoubleServer, mount: Mount
+) -> None:
+    """It was removed before what was to be renamed turned out to be gone: the object has its name then."""
+    server.bucket.put("a", b"object")
+    for directory in ("a", "d"):
+        server.bucket.put(f"{directory}/{PLACEHOLDER}", b"")
+    async with mount() as paths:
+        assert await paths.ls() == ["a", "a (object)", "d"]
+        assert await paths.ls("a") == await paths.ls("d") == []
+        server.bucket.remove([f"d/{PLACEHOLDER}"])
+        with pytest.raises(NotFound):
+            await paths.rename("d", "a")
+        assert StaleName(ROOT_INO, "a") in await told(paths)
+        await follow(paths)
+        assert await paths.ls() == ["a"]
+        assert await paths.read("a") == b"object"
 
 
 async def test_a_directory_whose_making_had_no_answer_is_found_by_the_listing(

@@ -295,23 +295,24 @@ class Renamer:
             self._index.list_next_time(new, needed=True)
             return moved
 
-        moved = await self._changes.move_tree(
-            Move(old, self._place(source, renamed)),
-            move,
-            puts=puts,
-            undone=puts_of((inode, inode.entry) for inode in below),
-        )
-        if moved is None:
-            self._take_name(source, renamed)
-        else:
-            try:
+        try:
+            moved = await self._changes.move_tree(
+                Move(old, self._place(source, renamed)),
+                move,
+                puts=puts,
+                undone=puts_of((inode, inode.entry) for inode in below),
+            )
+            if moved is None:
+                self._take_name(source, renamed)
+            else:
                 await self._take_on_moved(old, new, moved)
-            except BaseException:
-                # The kernel takes it that nothing was renamed.
+        except BaseException:
+            # The kernel takes it that nothing has changed.
+            if source.entry.key != old:
                 self._directories.replaced(before, source.entry)
-                if target is not None:
-                    self._directories.replaced(target.entry, source.entry)
-                raise
+            if target is not None:
+                self._directories.removed(target.entry)
+            raise
         source.change_posix(AttributeChange(), time.time_ns())
         self._table.store(source)
         await self._keep_again(*self._table.below(new))
