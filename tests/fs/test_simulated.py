@@ -14,7 +14,7 @@ from exaifs.fs.upstream.invalidation import StaleName
 from exaifs.model import ROOT_INO, AttributeChange
 from exaifs.names import PLACEHOLDER
 from tests.fs.conftest import Mount
-from tests.fs.scenes import kept_aside, told
+from tests.fs.scenes import contents, kept_aside, told
 from tests.support.descriptors import open_descriptors
 from tests.support.double import DoubleServer
 from tests.support.paths import CALLER, Paths, follow
@@ -242,6 +242,21 @@ async def test_a_directory_that_was_to_be_replaced_leaves_its_name(
         await follow(paths)
         assert await paths.ls() == ["a"]
         assert await paths.read("a") == b"object"
+
+
+async def test_a_directory_that_another_host_emptied_can_be_removed(
+    server: DoubleServer, mount: Mount
+) -> None:
+    """Its marker was put when its last file went, which the listing says that rmdir asks for."""
+    server.bucket.put("d/f", b"1")
+    async with mount() as paths:
+        assert await paths.ls() == ["d"]
+        server.bucket.remove(["d/f"])
+        server.bucket.put(f"d/{PLACEHOLDER}", b"")
+        await paths.rmdir("d")
+        assert contents(server) == {}
+        await follow(paths)
+        assert await paths.ls() == []
 
 
 async def test_a_directory_whose_making_had_no_answer_is_found_by_the_listing(

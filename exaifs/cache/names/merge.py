@@ -205,8 +205,8 @@ class DirectoryMerge:
     def _record(self, merge: _Merge, record: ObjectRecord) -> None:
         component = record.key[len(self._prefix) :]
         if component == PLACEHOLDER:
-            if self._prefix == "":
-                merge.folder("", Folder("", record))
+            above, name = split_key(self._prefix[:-1])
+            merge.folder(above, Folder(name, record))
             return
         kind = oddity(self._prefix, component)
         if kind is None:
