@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from exaifs.errors import Busy, Stale, Unreachable
+from exaifs.errors import Busy, Rejected, Stale, Unreachable
 from exaifs.model import Handle
 from tests.fs.conftest import Mount
 from tests.fs.scenes import back, contents, kept_aside, sent
@@ -82,6 +82,29 @@ async def test_what_waited_is_kept_when_the_name_that_shows_theirs_leaves(
         await paths.fs.drain(5.0)
         assert await paths.ls() == sorted(contents(server))
         assert kept_aside(tmp_path / "cache") == [b"ours"]
+
+
+@pytest.mark.parametrize("leaves", ["renamed", "removed"])
+async def test_what_failed_to_close_goes_with_the_name_that_shows_theirs(
+    server: DoubleServer, mount: Mount, tmp_path: Path, leaves: str
+) -> None:
+    """Nobody was told that those bytes are safe; they must not take room until the mount ends."""
+    async with mount() as paths:
+        await paths.create("f", b"old")
+        server.inject("put", Rejected("no"), times=1000)
+        with pytest.raises(Rejected):
+            await paths.overwrite("f", b"refused")
+        server.bucket.put("f", b"theirs")
+        await follow(paths)
+        assert await paths.read("f") == b"theirs"
+        if leaves == "renamed":
+            await paths.rename("f", "g")
+        else:
+            await paths.unlink("f")
+        assert list((tmp_path / "cache" / "staging").iterdir()) == []
+        await follow(paths)
+        assert contents(server) == ({"g": b"theirs"} if leaves == "renamed" else {})
+    assert kept_aside(tmp_path / "cache") == []
 
 
 async def test_conflict_refuse_lets_the_other_host_win(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import structlog
 
@@ -57,7 +57,7 @@ class Remover:
                 async with self._claims.held(lambda: (inode.entry.key,)):
                     await self._remove_object(inode)
                     self.discard(inode)
-                    self.abandon(inode.entry)
+                    self.abandon(inode.entry, held=ousted)
                     self._directories.name_freed(inode.entry)
                     await self._outbox.sync()
         finally:
@@ -144,19 +144,20 @@ class Remover:
             await self._conflicts.keep_ours(kept, key, "another host's file had its name, which left here")
             self._drop(inode, inode.staged)
 
-    def abandon(self, entry: Entry) -> None:
+    def abandon(self, entry: Entry, *, held: Collection[Inode] = ()) -> None:
         """After a name left: closed files it stood for before, replaced there, must not bring it back.
 
         Their unsent bytes, whose close failed, go. The caller has claimed the key.
 
         Args:
             entry: what the name stood for.
+            held: whose locks the caller holds.
         """
         for inode in self.ousted(entry):
             if inode.is_promised:
                 continue  # replaced a moment ago: sending it decides
             assert inode.staged is not None
-            if inode.lock.locked():  # who holds it settles
+            if inode.lock.locked() and inode not in held:  # who holds it settles
                 inode.unlinked = True
                 self._outbox.drop(*inode.staged.names)
             else:

@@ -9,7 +9,7 @@ file is in one of the two places, and the next run finishes it.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -52,6 +52,8 @@ class _Job:
     directory: Inode
     """Where it goes."""
     flags: int
+    ousted: Sequence[Inode]
+    """See `Remover.ousted`; their locks are held."""
 
 
 class Renamer:
@@ -110,8 +112,8 @@ class Renamer:
         if target is not None and not target.is_dir:
             component = target.component  # a name that clashes, or a raw one, has another key
         renamed = replace(entry, parent=new_prefix, name=new_name, component=component)
-        job = _Job(source_inode, target_inode, entry, renamed, directory, flags)
         ousted = [] if entry.is_dir else self._remover.ousted(entry)
+        job = _Job(source_inode, target_inode, entry, renamed, directory, flags, ousted)
         try:
             async with locked(source_inode, target_inode, *ousted, *self._dirty_below(entry)):
                 await self._remover.set_aside(ousted, entry.key)
@@ -176,7 +178,7 @@ class Renamer:
         self._index.rename(old, fresh)
         if fresh.ino == old.ino:
             source.entry = fresh
-        self._remover.abandon(old)
+        self._remover.abandon(old, held=job.ousted)
         self._directories.name_freed(old)
         if fresh.ino != old.ino:
             self._directories.replaced(replace(old, parent=fresh.parent, name=fresh.name), fresh)
