@@ -12,6 +12,7 @@ import trio.testing
 
 from exaifs.errors import Busy, Rejected, Stale, Unreachable
 from exaifs.model import Handle
+from exaifs.names import PLACEHOLDER
 from tests.fs.conftest import Mount
 from tests.fs.scenes import back, contents, kept_aside, sent
 from tests.support.double import DoubleServer
@@ -105,6 +106,28 @@ async def test_what_failed_to_close_goes_with_the_name_that_shows_theirs(
         await follow(paths)
         assert contents(server) == ({"g": b"theirs"} if leaves == "renamed" else {})
     assert kept_aside(tmp_path / "cache") == []
+
+
+@pytest.mark.parametrize("away", [False, True], ids=["at-once", "waits"])
+async def test_what_waited_goes_along_when_the_directory_is_renamed(
+    server: DoubleServer, mount: Mount, tmp_path: Path, *, away: bool
+) -> None:
+    """Acknowledged offline, then another host's file took the name: both are below the new one."""
+    async with mount() as paths:
+        await paths.mkdir("d")
+        await paths.create("d/f", b"old")
+        server.online = False
+        await paths.overwrite("d/f", b"ours")
+        server.bucket.put("d/f", b"theirs")
+        server.online = True
+        await paths.fs.feed.poll()
+        server.online = not away
+        await paths.rename("d", "e")
+        await back(server, paths)
+        # Sent to where it was, the directory would come back.
+        assert contents(server) == {"e/f": b"theirs", f"e/{PLACEHOLDER}": b""}
+        assert kept_aside(tmp_path / "cache") == [b"ours"]
+        assert (await paths.ls(), await paths.ls("e")) == (["e"], ["f"])
 
 
 async def test_conflict_refuse_lets_the_other_host_win(

@@ -325,6 +325,11 @@ class Renamer:
         old = source.entry = self._index.by_ino(source.ino) or source.entry
         self._index.rename(old, self._place(source, renamed))
         self._table.refresh([source, *below])
+        for inode in below:
+            if self._index.by_ino(inode.ino) is None:
+                # Another host's file has its name: unsent bytes, and who reads the old ones, go along.
+                parent = renamed.key + inode.entry.parent[len(old.key) :]
+                inode.entry = replace(inode.entry, parent=parent)
         self._directories.name_freed(old)
 
     def _check_lengths(self, keys: Iterable[str], old: str, new: str) -> None:
