@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from exaifs.errors import Busy, Rejected, Stale, Unreachable
+from exaifs.errors import Busy, ExaifsError, Rejected, Stale, Unreachable
 from exaifs.model import Handle
 from exaifs.names import PLACEHOLDER
 from tests.fs.conftest import Mount
@@ -82,6 +82,31 @@ async def test_what_waited_is_kept_when_the_name_that_shows_theirs_leaves(
     async with mount() as paths:
         await paths.fs.drain(5.0)
         assert await paths.ls() == sorted(contents(server))
+        assert kept_aside(tmp_path / "cache") == [b"ours"]
+
+
+@pytest.mark.parametrize("leaves", ["renamed", "removed"])
+async def test_a_name_does_not_leave_while_what_waited_cannot_be_kept(
+    server: DoubleServer, mount: Mount, tmp_path: Path, leaves: str
+) -> None:
+    """The disk refuses: so does rename or unlink, with an error that says why; nothing is lost."""
+    conflicts = tmp_path / "cache" / "conflicts"
+    async with mount() as paths:
+        await paths.create("f", b"old")
+        server.online = False
+        await paths.overwrite("f", b"ours")
+        server.bucket.put("f", b"theirs")
+        server.online = True
+        await paths.fs.feed.poll()
+        server.online = False
+        conflicts.rmdir()
+        conflicts.write_bytes(b"in the way")
+        with pytest.raises(ExaifsError, match="cannot be kept"):
+            await (paths.rename("f", "g") if leaves == "renamed" else paths.unlink("f"))
+        assert await paths.ls() == ["f"]
+        conflicts.unlink()
+        await back(server, paths)
+        assert contents(server) == {"f": b"theirs"}
         assert kept_aside(tmp_path / "cache") == [b"ours"]
 
 

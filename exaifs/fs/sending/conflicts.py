@@ -11,7 +11,7 @@ import structlog
 import trio
 
 from exaifs.cache.data.contents import ContentStore
-from exaifs.cache.localfile import copy_contents
+from exaifs.cache.localfile import copy_contents, unlink_quietly
 from exaifs.cache.unsent.conflicts import (
     Conflict,
     Version,
@@ -84,10 +84,9 @@ class Conflicts:
         winner: ObjectRecord | None,
         take: Callable[[Path, Path], object],
     ) -> Conflict:
-        data = new_file(self._directory)
         kept = Version(staged.size_bytes, staged.known_sha256, staged.closed_ns or None, this_host())
 
-        def keep() -> Conflict:
+        def keep(data: Path) -> Conflict:
             take(staged.path, data)
             return describe(
                 data,
@@ -97,10 +96,13 @@ class Conflicts:
                 winner=None if winner is None else _version(winner),
             )
 
+        data: Path | None = None
         try:
-            conflict = await trio.to_thread.run_sync(keep)
+            data = new_file(self._directory)
+            conflict = await trio.to_thread.run_sync(keep, data)
         except OSError as exc:
-            data.unlink(missing_ok=True)  # the staged file has them still, for the next attempt
+            if data is not None:
+                unlink_quietly(data)  # the staged file has them still, for the next attempt
             raise ExaifsError(f"the bytes that lost a conflict cannot be kept: {exc}") from exc
         self._tell(conflict)
         return conflict
