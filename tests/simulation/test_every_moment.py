@@ -69,6 +69,10 @@ UNLISTED = (
 """Programs that rename directories of which not all names are known."""
 
 
+WRITTEN_AGAIN = ((4, "offline, write a, online, wait, lose commit before, append a, append a"),)
+"""Seeds and programs that send newer bytes of a file while the journal still has older ones."""
+
+
 def play(
     seed: int, steps: Sequence[str] | None = None, known: Mapping[str, bytes] | None = None
 ) -> Program:
@@ -127,6 +131,13 @@ def test_a_kill_while_changes_are_joined_loses_none_of_them(steps: Sequence[str]
 def test_a_kill_while_what_was_never_listed_is_renamed_loses_nothing(steps: Sequence[str]) -> None:
     """All of it is under the new name, or where the call that was under way had not yet taken it."""
     play(1, steps, FAR)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("seed", "steps"), WRITTEN_AGAIN)
+def test_a_kill_while_newer_bytes_are_sent_is_no_conflict(seed: int, steps: str) -> None:
+    """The next run knows them as its own, though their close had no answer."""
+    play(seed, steps.split(", "))
 
 
 @pytest.mark.timeout(SIMULATE_S + 900)

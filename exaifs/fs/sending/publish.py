@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 import structlog
@@ -121,6 +122,7 @@ class Publisher:
         if self._policy.mode == "back" or self._must_wait(inode):
             await self.keep(inode, seal=seal)
             return
+        await self._tell_first(inode)
         try:
             with self._contact.impatient():
                 await self._publish_over(inode)
@@ -129,6 +131,17 @@ class Publisher:
                 raise
             _log.warning("kept for later", path=path_of(inode.entry.key), reason=str(exc))
             await self.keep(inode, seal=seal)
+
+    async def _tell_first(self, inode: Inode) -> None:
+        """Where the journal has older bytes of a file, have it know of those that are sent now.
+
+        Else a next run after a kill would find the newer ones in the bucket, and take them for another
+        host's. Where the disk refuses they are sent all the same.
+        """
+        staged = inode.staged
+        if staged is not None and staged.predecessor is not None and not staged.ever_kept:
+            with suppress(ExaifsError):
+                await self._keeper.keep(inode, acknowledged=False)
 
     def _must_wait(self, inode: Inode) -> bool:
         """Tell whether the bytes cannot be sent now; what `close` cannot promise then, it raises."""
