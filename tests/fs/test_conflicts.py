@@ -21,6 +21,15 @@ from tests.support.paths import CALLER, Paths, follow
 pytestmark = pytest.mark.anyio
 
 
+async def overtaken(server: DoubleServer, paths: Paths, path: str) -> None:
+    """Write a file while Supabase is away; another host's takes its name, which this one has just heard."""
+    server.online = False
+    await paths.overwrite(path, b"ours")
+    server.bucket.put(path, b"theirs")
+    server.online = True
+    await paths.fs.feed.poll()
+
+
 async def test_what_waited_wins_if_it_was_closed_last(
     server: DoubleServer, mount: Mount, tmp_path: Path
 ) -> None:
@@ -43,11 +52,7 @@ async def test_what_waited_loses_if_another_host_closed_later(
     """Theirs stands, ours is kept aside, and the name shows theirs."""
     async with mount() as paths:
         await paths.create("f", b"old")
-        server.online = False
-        await paths.overwrite("f", b"ours")
-        server.bucket.put("f", b"theirs")
-        server.online = True
-        await paths.fs.feed.poll()
+        await overtaken(server, paths, "f")
         await sent(paths)
         assert await paths.read("f") == server.bucket.objects["f"].data == b"theirs"
         assert kept_aside(tmp_path / "cache") == [b"ours"]
@@ -61,11 +66,7 @@ async def test_what_waited_is_kept_when_the_name_that_shows_theirs_leaves(
     async with mount() as paths:
         await paths.create("f", b"old")
         await paths.create("g", b"replaced")
-        server.online = False
-        await paths.overwrite("f", b"ours")
-        server.bucket.put("f", b"theirs")
-        server.online = True
-        await paths.fs.feed.poll()
+        await overtaken(server, paths, "f")
         match leaves:
             case "renamed":
                 await paths.rename("f", "h")
@@ -93,11 +94,7 @@ async def test_a_name_does_not_leave_while_what_waited_cannot_be_kept(
     conflicts = tmp_path / "cache" / "conflicts"
     async with mount() as paths:
         await paths.create("f", b"old")
-        server.online = False
-        await paths.overwrite("f", b"ours")
-        server.bucket.put("f", b"theirs")
-        server.online = True
-        await paths.fs.feed.poll()
+        await overtaken(server, paths, "f")
         server.online = False
         conflicts.rmdir()
         conflicts.write_bytes(b"in the way")
@@ -141,11 +138,7 @@ async def test_what_waited_goes_along_when_the_directory_is_renamed(
     async with mount() as paths:
         await paths.mkdir("d")
         await paths.create("d/f", b"old")
-        server.online = False
-        await paths.overwrite("d/f", b"ours")
-        server.bucket.put("d/f", b"theirs")
-        server.online = True
-        await paths.fs.feed.poll()
+        await overtaken(server, paths, "d/f")
         server.online = not away
         await paths.rename("d", "e")
         await back(server, paths)

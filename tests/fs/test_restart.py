@@ -42,6 +42,13 @@ class Killed:
     def log(self) -> Path:
         return self.cache / "journal" / "log"
 
+    def lose_records(self, damage: str) -> None:
+        """Have no record of the journal be readable: it is gone, or a bit of each is another."""
+        if damage == "no journal":
+            self.log.unlink()
+        else:
+            self.log.write_bytes(self.log.read_bytes().replace(b'"op":', b'"oP":'))
+
     def kept(self) -> list[bytes]:
         """Return the bytes that were set aside."""
         return kept_aside(self.cache)
@@ -250,10 +257,7 @@ async def test_a_second_kill_before_lost_records_were_looked_at_costs_no_bytes(
         await paths.create("f", b"acknowledged")
         await paths.rename("d/a", "d/moved")
         killed.now()
-    if damage == "no journal":
-        killed.log.unlink()
-    else:
-        killed.log.write_bytes(killed.log.read_bytes().replace(b'"op":', b'"oP":'))
+    killed.lose_records(damage)
     journal, records = open_journal(killed.log.parent)
     assert records == {}
     journal.close()  # killed
@@ -285,10 +289,7 @@ async def test_a_lost_change_of_names_shows_what_the_bucket_has(
         await paths.rmdir("e")
         await paths.rename("f", "g")
         killed.now()
-    if damage == "no journal":
-        killed.log.unlink()
-    else:
-        killed.log.write_bytes(killed.log.read_bytes().replace(b'"op":', b'"oP":'))
+    killed.lose_records(damage)
     async with mount("killed") as paths:
         # As far as is known: nobody answers.
         assert await paths.ls() == ["d", "g"]

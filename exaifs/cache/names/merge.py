@@ -55,7 +55,7 @@ class _Merge:
     """Folders that could not be shown, because something newer was known of them."""
     is_listing: bool = False
     left: set[str] = field(default_factory=set)
-    """Keys that a listing left alone, as they were being changed."""
+    """Keys that a listing left alone, as they were being changed or are of unsent files."""
 
     def is_newer(self, key: str) -> bool:
         """Tell whether this answer must leave a key alone.
